@@ -1,0 +1,1 @@
+"""Settings: loaded once, frozen, passed in."""

@@ -1,0 +1,1 @@
+"""The built-in latent diffusion model, in `diffusers` parts."""

@@ -1,0 +1,1 @@
+"""The procedural cervical spine: the demo patient, the truth of the tests, the only teacher."""
