@@ -1,0 +1,187 @@
+"""Every setting of the node: loaded once, checked, frozen, passed in.
+
+The defaults live in `default.toml` alone, each with its reason. A site's file is laid over it and
+`PSEUDOMRI_`-prefixed environment variables over both (``PSEUDOMRI_NODE__PORT=11113``). Unknown
+keys are refused, units are in the names.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+DEFAULT_FILE = Path(__file__).with_name("default.toml")
+
+# PS3.5 table 6.2-1, AE: at most 16 characters of the default repertoire, no backslash, no control
+# characters, not only spaces.
+AETitle = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$"),
+]
+Port = Annotated[int, Field(ge=0, le=65535)]
+PositiveSeconds = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NodeSettings(_Section):
+    """Who we are and where our data lies."""
+
+    ae_title: AETitle
+    bind_address: str
+    port: Port
+    data_folder: Path
+    database_url: str
+
+
+class Peer(_Section):
+    """One sender that may open an association."""
+
+    ae_title: AETitle
+    address: str | None = None
+
+
+class ReceiveSettings(_Section):
+    """The Storage SCP."""
+
+    allow_any_peer: bool
+    peers: tuple[Peer, ...]
+    maximum_associations: Annotated[int, Field(ge=1)]
+    maximum_pdu_bytes: Annotated[int, Field(ge=0)]
+    network_timeout_s: PositiveSeconds
+    minimum_free_bytes: Annotated[int, Field(ge=0)]
+
+
+class CompletionSettings(_Section):
+    """When a series counts as complete."""
+
+    quiet_s: PositiveSeconds
+    gap_patience_s: PositiveSeconds
+    abandoned_s: PositiveSeconds
+    poll_s: PositiveSeconds
+
+
+class SelectionSettings(_Section):
+    """Which series is worth a synthesis, before its pixels are read."""
+
+    minimum_slices: Annotated[int, Field(ge=2)]
+    maximum_slice_step_mm: Annotated[float, Field(gt=0)]
+    maximum_pixel_mm: Annotated[float, Field(gt=0)]
+    minimum_coverage_mm: Annotated[float, Field(gt=0)]
+    trauma_words: tuple[str, ...]
+    trauma_peers: tuple[str, ...]
+
+
+class SynthesisSettings(_Section):
+    """The model and how it is run."""
+
+    contrasts: tuple[Literal["T2", "STIR"], ...]
+    samples: Annotated[int, Field(ge=0, le=64)]
+    device: Literal["auto", "cpu", "cuda"]
+    model_folder: Path | None = None
+    threads: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _contrasts_once(self) -> SynthesisSettings:
+        if not self.contrasts or len(set(self.contrasts)) != len(self.contrasts):
+            raise ValueError("contrasts must name T2, STIR or both, each once")
+        return self
+
+
+class Destination(_Section):
+    """One PACS that receives the result by C-STORE."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    ae_title: AETitle
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)]
+
+
+class DeliverySettings(_Section):
+    """Where results go and how stubbornly."""
+
+    destinations: tuple[Destination, ...]
+    back_to_sender: bool
+    sender_port: Annotated[int, Field(ge=1, le=65535)]
+    first_retry_s: PositiveSeconds
+    longest_retry_s: PositiveSeconds
+    give_up_s: PositiveSeconds
+    network_timeout_s: PositiveSeconds
+
+    @model_validator(mode="after")
+    def _names_once(self) -> DeliverySettings:
+        names = [destination.name for destination in self.destinations]
+        if len(set(names)) != len(names):
+            raise ValueError(f"destination names must differ, found {sorted(names)}")
+        return self
+
+
+class LoggingSettings(_Section):
+    """What the process prints. Identifiers of patients are never among it."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+    format: Literal["console", "json"]
+
+
+class Settings(BaseSettings):
+    """All sections; built by `load`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="PSEUDOMRI_",
+        env_nested_delimiter="__",
+    )
+
+    node: NodeSettings
+    receive: ReceiveSettings
+    completion: CompletionSettings
+    selection: SelectionSettings
+    synthesis: SynthesisSettings
+    delivery: DeliverySettings
+    logging: LoggingSettings
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment; `load` passes the files as arguments of lowest rank."""
+        del dotenv_settings, file_secret_settings
+        return (
+            env_settings,
+            init_settings,
+            TomlConfigSettingsSource(settings_cls, toml_file=DEFAULT_FILE),
+        )
+
+
+def load(site_file: Path | None = None) -> Settings:
+    """The frozen settings of this process.
+
+    Args:
+        site_file: A TOML file laid over the defaults; every key in it must be known.
+
+    Raises:
+        FileNotFoundError: When `site_file` is named and absent.
+        pydantic.ValidationError: With the key, what was expected and what was found.
+    """
+    site: dict[str, object] = {}
+    if site_file is not None:
+        with site_file.open("rb") as stream:
+            site = tomllib.load(stream)
+    return Settings(**site)  # type: ignore[arg-type]

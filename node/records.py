@@ -1,0 +1,218 @@
+"""The tables of the ledger: what was received, decided, made and sent, and who did it.
+
+Times are UTC ISO 8601 text with microseconds: they sort, they read, and they are the same in
+SQLite and PostgreSQL. Structured detail is JSON. Nothing here names a patient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, MetaData, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+# Constraint names are fixed so that a migration can name them on every database.
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+Uid = String(64)
+Digest = String(64)
+Moment = String(32)
+# SQLite only counts a plain INTEGER primary key up by itself.
+Counter = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Record(DeclarativeBase):
+    """Base of every table."""
+
+    metadata = MetaData(naming_convention=NAMING)
+
+
+class AssociationRecord(Record):
+    """One association that a peer opened with us."""
+
+    __tablename__ = "association"
+
+    id: Mapped[int] = mapped_column(Counter, primary_key=True, autoincrement=True)
+    process: Mapped[str] = mapped_column(String(64))
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    called_ae: Mapped[str] = mapped_column(String(16))
+    peer_address: Mapped[str] = mapped_column(String(64))
+    opened_at: Mapped[str] = mapped_column(Moment)
+    closed_at: Mapped[str | None] = mapped_column(Moment, index=True)
+    ending: Mapped[str | None] = mapped_column(String(32))
+
+
+class SeriesRecord(Record):
+    """One received series; `version` counts how often it was reopened by a late slice."""
+
+    __tablename__ = "series"
+
+    series_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    study_uid: Mapped[str] = mapped_column(Uid, index=True)
+    modality: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    version: Mapped[int] = mapped_column(Integer)
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    peer_address: Mapped[str] = mapped_column(String(64))
+    first_instance_at: Mapped[str] = mapped_column(Moment)
+    last_instance_at: Mapped[str] = mapped_column(Moment)
+    completed_at: Mapped[str | None] = mapped_column(Moment)
+
+
+class InstanceRecord(Record):
+    """One instance answered with success. Its file was durable before this row."""
+
+    __tablename__ = "instance"
+
+    sop_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    series_uid: Mapped[str] = mapped_column(ForeignKey("series.series_uid"), index=True)
+    association_id: Mapped[int] = mapped_column(ForeignKey("association.id"))
+    sop_class_uid: Mapped[str] = mapped_column(Uid)
+    transfer_syntax_uid: Mapped[str] = mapped_column(Uid)
+    digest: Mapped[str] = mapped_column(Digest)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    path: Mapped[str] = mapped_column(Text)
+    received_at: Mapped[str] = mapped_column(Moment)
+    # What completion and selection need of the header: orientation, positions, spacing, kernel, ...
+    summary: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class QuarantineRecord(Record):
+    """An instance that came under a UID we hold with other bytes. Kept apart, never overwritten."""
+
+    __tablename__ = "quarantine"
+
+    id: Mapped[int] = mapped_column(Counter, primary_key=True, autoincrement=True)
+    sop_instance_uid: Mapped[str] = mapped_column(Uid, index=True)
+    association_id: Mapped[int] = mapped_column(ForeignKey("association.id"))
+    digest: Mapped[str] = mapped_column(Digest)
+    path: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    received_at: Mapped[str] = mapped_column(Moment)
+
+
+class SelectionRecord(Record):
+    """Why a version of a series was chosen or declined."""
+
+    __tablename__ = "selection"
+
+    series_uid: Mapped[str] = mapped_column(ForeignKey("series.series_uid"), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True)
+    decision: Mapped[str] = mapped_column(String(16))
+    code: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str] = mapped_column(Text)
+    detail: Mapped[dict[str, Any]] = mapped_column(JSON)
+    decided_at: Mapped[str] = mapped_column(Moment)
+
+
+class SynthesisRecord(Record):
+    """One synthesis: what is made from what, by which weights, when, and how far it is."""
+
+    __tablename__ = "synthesis"
+
+    job_id: Mapped[str] = mapped_column(Digest, primary_key=True)
+    series_uid: Mapped[str] = mapped_column(ForeignKey("series.series_uid"), index=True)
+    series_version: Mapped[int] = mapped_column(Integer)
+    study_uid: Mapped[str] = mapped_column(Uid, index=True)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    # Counted up by every retry, so that each run is a workflow of its own.
+    run: Mapped[int] = mapped_column(Integer)
+    priority: Mapped[int] = mapped_column(Integer)
+    contrasts: Mapped[list[str]] = mapped_column(JSON)
+    # {sop instance uid: digest} of exactly the instances this synthesis is made from
+    sources: Mapped[dict[str, str]] = mapped_column(JSON)
+    seed: Mapped[int] = mapped_column(BigInteger)
+    model_name: Mapped[str] = mapped_column(String(64))
+    model_version: Mapped[str] = mapped_column(String(64))
+    model_digest: Mapped[str] = mapped_column(Digest)
+    parameters: Mapped[dict[str, Any]] = mapped_column(JSON)
+    software: Mapped[dict[str, str] | None] = mapped_column(JSON)
+    device: Mapped[str | None] = mapped_column(String(128))
+    timings_s: Mapped[dict[str, float] | None] = mapped_column(JSON)
+    measurements: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    warnings: Mapped[list[str] | None] = mapped_column(JSON)
+    reason: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(Moment)
+    updated_at: Mapped[str] = mapped_column(Moment)
+    # Set once the workflow engine has accepted this run; a queued row without it is offered again.
+    dispatched_at: Mapped[str | None] = mapped_column(Moment)
+
+
+class OutputRecord(Record):
+    """One secondary capture instance that a synthesis produced."""
+
+    __tablename__ = "output"
+
+    sop_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("synthesis.job_id"), index=True)
+    series_uid: Mapped[str] = mapped_column(Uid, index=True)
+    contrast: Mapped[str] = mapped_column(String(16))
+    slice_index: Mapped[int] = mapped_column(Integer)
+    pixel_digest: Mapped[str] = mapped_column(Digest)
+    digest: Mapped[str] = mapped_column(Digest)
+    path: Mapped[str] = mapped_column(Text)
+
+
+class DeliveryRecord(Record):
+    """A synthesis on its way to one destination; the address is resolved when it is created."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (
+        Index("uq_delivery_job_id_destination", "job_id", "destination", unique=True),
+    )
+
+    id: Mapped[int] = mapped_column(Counter, primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("synthesis.job_id"), index=True)
+    destination: Mapped[str] = mapped_column(String(64))
+    ae_title: Mapped[str] = mapped_column(String(16))
+    host: Mapped[str] = mapped_column(String(255))
+    port: Mapped[int] = mapped_column(Integer)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    created_at: Mapped[str] = mapped_column(Moment)
+    updated_at: Mapped[str] = mapped_column(Moment)
+
+
+class DeliveryAttemptRecord(Record):
+    """One try at a delivery, with what came of it."""
+
+    __tablename__ = "delivery_attempt"
+
+    id: Mapped[int] = mapped_column(Counter, primary_key=True, autoincrement=True)
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id"), index=True)
+    started_at: Mapped[str] = mapped_column(Moment)
+    ended_at: Mapped[str | None] = mapped_column(Moment)
+    outcome: Mapped[str | None] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(Text)
+
+
+class DeliveredInstanceRecord(Record):
+    """The peer's own status for one instance of one delivery, the latest one."""
+
+    __tablename__ = "delivered_instance"
+
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id"), primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    attempt_id: Mapped[int] = mapped_column(ForeignKey("delivery_attempt.id"))
+    status: Mapped[int] = mapped_column(Integer)
+    answered_at: Mapped[str] = mapped_column(Moment)
+
+
+class AuditEventRecord(Record):
+    """One audit event; `hash` = sha256 over the previous hash and this event's canonical JSON."""
+
+    __tablename__ = "audit_event"
+
+    sequence: Mapped[int] = mapped_column(Counter, primary_key=True, autoincrement=False)
+    at: Mapped[str] = mapped_column(Moment)
+    kind: Mapped[str] = mapped_column(String(64), index=True)
+    subject: Mapped[str] = mapped_column(String(128), index=True)
+    actor: Mapped[str] = mapped_column(String(128))
+    detail: Mapped[dict[str, Any]] = mapped_column(JSON)
+    previous_hash: Mapped[str] = mapped_column(Digest)
+    hash: Mapped[str] = mapped_column(Digest)

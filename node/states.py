@@ -1,0 +1,82 @@
+"""The lifecycles, as tables. A move that is not listed is illegal and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class SeriesState(StrEnum):
+    """A received series, per version."""
+
+    RECEIVING = "receiving"
+    COMPLETE = "complete"
+    SELECTED = "selected"
+    DECLINED = "declined"
+
+
+class SynthesisState(StrEnum):
+    """One synthesis of one version of one series."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PACKAGED = "packaged"
+    DELIVERING = "delivering"
+    DELIVERED = "delivered"
+    COMMITTED = "committed"
+    DECLINED = "declined"
+    FAILED = "failed"
+
+
+class DeliveryState(StrEnum):
+    """One synthesis on its way to one destination."""
+
+    PENDING = "pending"
+    SENDING = "sending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+SERIES_MOVES: Mapping[SeriesState, frozenset[SeriesState]] = {
+    # A late slice leads back to receiving, as the next version.
+    SeriesState.RECEIVING: frozenset({SeriesState.COMPLETE}),
+    SeriesState.COMPLETE: frozenset(
+        {SeriesState.SELECTED, SeriesState.DECLINED, SeriesState.RECEIVING}
+    ),
+    SeriesState.SELECTED: frozenset({SeriesState.RECEIVING}),
+    SeriesState.DECLINED: frozenset({SeriesState.RECEIVING}),
+}
+
+SYNTHESIS_MOVES: Mapping[SynthesisState, frozenset[SynthesisState]] = {
+    SynthesisState.QUEUED: frozenset({SynthesisState.RUNNING, SynthesisState.FAILED}),
+    # Running again is a worker that died and was resumed.
+    SynthesisState.RUNNING: frozenset(
+        {
+            SynthesisState.RUNNING,
+            SynthesisState.PACKAGED,
+            SynthesisState.DECLINED,
+            SynthesisState.FAILED,
+        }
+    ),
+    SynthesisState.PACKAGED: frozenset({SynthesisState.DELIVERING, SynthesisState.FAILED}),
+    SynthesisState.DELIVERING: frozenset({SynthesisState.DELIVERED, SynthesisState.FAILED}),
+    SynthesisState.DELIVERED: frozenset({SynthesisState.COMMITTED}),
+    SynthesisState.COMMITTED: frozenset(),
+    SynthesisState.DECLINED: frozenset(),
+    # `pseudomri retry` puts it back.
+    SynthesisState.FAILED: frozenset({SynthesisState.QUEUED}),
+}
+
+DELIVERY_MOVES: Mapping[DeliveryState, frozenset[DeliveryState]] = {
+    DeliveryState.PENDING: frozenset({DeliveryState.SENDING, DeliveryState.FAILED}),
+    DeliveryState.SENDING: frozenset(
+        {
+            DeliveryState.SENDING,
+            DeliveryState.PENDING,
+            DeliveryState.DELIVERED,
+            DeliveryState.FAILED,
+        }
+    ),
+    DeliveryState.DELIVERED: frozenset(),
+    DeliveryState.FAILED: frozenset({DeliveryState.PENDING}),
+}
