@@ -1,0 +1,75 @@
+# Two commands: `make demo` and `make test`. Each does all of its own set-up on a fresh Debian
+# machine with Python 3.11: the virtual environment and, for the tests, the real peers.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PEERS := dcmtk orthanc
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.PHONY: help demo test install lint types imports dockerfile unit peers constraints clean
+
+help:  ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/python:
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { \
+	  echo "installing Python's venv module from Debian"; \
+	  $(SUDO) apt-get update -qq; \
+	  $(SUDO) apt-get install -y -qq --no-install-recommends python3.11 python3.11-venv; \
+	  $(PYTHON) -m venv --clear $(VENV); }
+
+# torch first and pinned: its CPU wheel then satisfies every other package's range.
+$(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+install: $(VENV)/.run  ## the virtual environment, ready to run
+
+demo: $(VENV)/.run  ## the whole journey on a phantom; CT=folder for a CT of your own
+	$(BIN)/pseudomri demo $(if $(CT),"$(CT)",)
+
+peers:
+	@missing=""; for package in $(PEERS); do \
+	  dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	  echo "installing the peers from Debian:$$missing"; \
+	  $(SUDO) apt-get update -qq; \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+
+test: $(VENV)/.test peers lint types imports dockerfile unit  ## everything CI checks
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+imports: $(VENV)/.test
+	$(BIN)/lint-imports
+
+dockerfile: $(VENV)/.test
+	$(BIN)/hadolint Dockerfile
+
+unit: $(VENV)/.test peers
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(TESTS)
+
+constraints: $(VENV)/.test  ## write constraints.txt from this environment
+	@{ head -n 2 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean:  ## remove what the commands above made
+	rm -rf $(VENV) demo-result build htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
