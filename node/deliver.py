@@ -1,0 +1,254 @@
+"""The Storage SCU: instances go to one peer over one association, and every answer counts.
+
+`send` yields the peer's own status of each instance as it comes (PS3.4 B.2.3), so that the caller
+can write it down before the next instance is sent. It knows nothing of retries: an error says
+whether trying again can help, and the delivery workflow decides.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pynetdicom._config as pynetdicom_config
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+
+from config.settings import DeliverySettings
+from node.errors import Refuse, Retry
+
+# pynetdicom would log the data sets of queries, which name patients.
+pynetdicom_config.LOG_REQUEST_IDENTIFIERS = False
+pynetdicom_config.LOG_RESPONSE_IDENTIFIERS = False
+
+SUCCESS = 0x0000
+# PS3.7 C.5.8: the peer holds this UID already. Our UIDs follow from the content, so it holds this
+# very instance: an earlier attempt arrived and its answer was lost.
+DUPLICATE_SOP_INSTANCE = 0x0111
+NATIVE_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+# PS3.8 7.1.1.13: a presentation context ID is an odd byte, which leaves 128 of them.
+MAXIMUM_CONTEXTS = 128
+# PS3.8 9.3.4, result 1 is "rejected-permanent", 2 is "rejected-transient".
+REJECTED_PERMANENT = 1
+
+
+class Unreachable(Retry):
+    """No association, or it broke: refused connection, silence, abort, a busy peer."""
+
+
+class Rejected(Refuse):
+    """The peer will not talk to us or not about this: unknown AE title, no presentation context."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A destination with its address resolved."""
+
+    name: str
+    ae_title: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class OutgoingInstance:
+    """One DICOM file on its way out."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The C-STORE response for one instance."""
+
+    sop_instance_uid: str
+    status: int
+
+
+def is_accepted(status: int) -> bool:
+    """Whether the peer keeps the instance: success, a Bxxx warning (PS3.4 table B.2-1), or held."""
+    return status in {SUCCESS, DUPLICATE_SOP_INSTANCE} or status & 0xF000 == 0xB000
+
+
+def is_permanent(status: int) -> bool:
+    """Whether the same instance would be refused again.
+
+    PS3.4 table B.2-1: A9xx data set does not match SOP class, Cxxx cannot understand; and of
+    PS3.7 annex C: 0x0117 invalid object instance, 0x0122 SOP class not supported, 0x0124 not
+    authorized. A7xx (out of resources) and the rest may pass.
+    """
+    return (
+        status & 0xFF00 == 0xA900 or status & 0xF000 == 0xC000 or status in {0x0117, 0x0122, 0x0124}
+    )
+
+
+def resolve(
+    settings: DeliverySettings, sender_ae: str | None, sender_address: str | None
+) -> tuple[Endpoint, ...]:
+    """Where the results of one series go.
+
+    Args:
+        settings: The configured destinations, and whether the sender gets a copy.
+        sender_ae: Calling AE title of the association that brought the CT.
+        sender_address: Peer address of that association.
+    """
+    endpoints = [Endpoint(d.name, d.ae_title, d.host, d.port) for d in settings.destinations]
+    if settings.back_to_sender and sender_ae and sender_address:
+        endpoints.append(Endpoint("sender", sender_ae, sender_address, settings.sender_port))
+    return tuple(endpoints)
+
+
+def read_header(path: Path) -> OutgoingInstance:
+    """What must be known of a file before an association is proposed.
+
+    Raises:
+        Refuse: When it is not a DICOM file with a SOP class and instance.
+    """
+    keywords = ["SOPClassUID", "SOPInstanceUID"]
+    try:
+        ds = dcmread(path, stop_before_pixels=True, specific_tags=keywords)
+        return OutgoingInstance(
+            str(ds.SOPClassUID),
+            str(ds.SOPInstanceUID),
+            str(ds.file_meta.TransferSyntaxUID),
+            path,
+        )
+    except (InvalidDicomError, AttributeError) as error:
+        raise Refuse(
+            f"{path.name}: expected a DICOM file with SOP Class and Instance UID, found none;"
+            " leave it out of the folder"
+        ) from error
+
+
+def send(
+    instances: Sequence[OutgoingInstance],
+    endpoint: Endpoint,
+    calling_ae: str,
+    timeout_s: float,
+) -> Iterator[Answer]:
+    """Store the instances with one peer, one at a time, over one association.
+
+    Args:
+        instances: What to send; a file is read when its turn comes.
+        endpoint: The peer.
+        calling_ae: Our AE title.
+        timeout_s: Longest wait for the connection, the association and each answer.
+
+    Yields:
+        One answer an instance, in order.
+
+    Raises:
+        Unreachable: When there is no association or it breaks; what was yielded stays valid.
+        Rejected: When the peer rejects us for good or accepts no context for an instance.
+    """
+    if not instances:
+        return
+    assoc = _associate(instances, endpoint, calling_ae, timeout_s)
+    try:
+        _check_contexts(assoc, instances, endpoint)
+        for message_id, instance in enumerate(instances, start=1):
+            yield Answer(instance.sop_instance_uid, _store(assoc, instance, message_id, endpoint))
+    except GeneratorExit:
+        assoc.abort()
+        raise
+    finally:
+        if assoc.is_established:
+            assoc.release()
+
+
+def _store(
+    assoc: Association, instance: OutgoingInstance, message_id: int, endpoint: Endpoint
+) -> int:
+    ds = dcmread(instance.path)
+    if not assoc.is_established:
+        raise Unreachable(f"{_named(endpoint)} ended the association before all was sent")
+    # Message ID is 16 bits and must differ from those outstanding (PS3.7 9.1.1.1.1).
+    response = assoc.send_c_store(ds, msg_id=(message_id - 1) % 65535 + 1)
+    if "Status" not in response:
+        raise Unreachable(f"{_named(endpoint)} aborted or fell silent during a C-STORE")
+    return int(response.Status)
+
+
+def _associate(
+    instances: Iterable[OutgoingInstance], endpoint: Endpoint, calling_ae: str, timeout_s: float
+) -> Association:
+    ae = AE(ae_title=calling_ae)
+    ae.acse_timeout = timeout_s
+    ae.dimse_timeout = timeout_s
+    ae.network_timeout = timeout_s
+    ae.connection_timeout = timeout_s
+    ae.maximum_pdu_size = 0
+    for abstract_syntax, transfer_syntax in _contexts(instances):
+        ae.add_requested_context(abstract_syntax, transfer_syntax)
+    handlers: list[Any] = [(evt.EVT_CONN_OPEN, _switch_off_nagle)]
+    try:
+        assoc = ae.associate(
+            endpoint.host, endpoint.port, ae_title=endpoint.ae_title, evt_handlers=handlers
+        )
+    except OSError as error:
+        # pynetdicom resolves the name before its own error handling begins.
+        raise Unreachable(f"{_named(endpoint)}: the host name does not resolve") from error
+    if assoc.is_established:
+        return assoc
+    if assoc.is_rejected:
+        answer = assoc.acceptor.primitive
+        reason = getattr(answer, "reason_str", "no reason given")
+        message = f"{_named(endpoint)} rejected the association: {reason}"
+        if getattr(answer, "result", None) == REJECTED_PERMANENT:
+            raise Rejected(message)
+        raise Unreachable(message)
+    raise Unreachable(f"{_named(endpoint)} gave no association: nothing listens, or it aborted")
+
+
+def _contexts(instances: Iterable[OutgoingInstance]) -> list[tuple[UID, UID]]:
+    """Abstract and transfer syntax of every context to propose.
+
+    One context per transfer syntax, so that the peer's choice is visible; uncompressed instances
+    are offered in both native syntaxes, since the implicit one is every peer's duty (PS3.5 10.1).
+    """
+    wanted: dict[tuple[UID, UID], None] = {}
+    for instance in instances:
+        abstract_syntax, own = UID(instance.sop_class_uid), UID(instance.transfer_syntax_uid)
+        wanted[(abstract_syntax, own)] = None
+        if own in NATIVE_SYNTAXES:
+            wanted.update(((abstract_syntax, native), None) for native in NATIVE_SYNTAXES)
+    if len(wanted) > MAXIMUM_CONTEXTS:
+        raise Refuse(
+            f"expected at most {MAXIMUM_CONTEXTS} pairs of SOP class and transfer syntax, found"
+            f" {len(wanted)}; send fewer kinds of instance at a time"
+        )
+    return list(wanted)
+
+
+def _check_contexts(
+    assoc: Association, instances: Iterable[OutgoingInstance], endpoint: Endpoint
+) -> None:
+    accepted = {(cx.abstract_syntax, cx.transfer_syntax[0]) for cx in assoc.accepted_contexts}
+    for instance in instances:
+        own = UID(instance.transfer_syntax_uid)
+        usable = NATIVE_SYNTAXES if own in NATIVE_SYNTAXES else (own,)
+        if not any((instance.sop_class_uid, syntax) in accepted for syntax in usable):
+            raise Rejected(
+                f"{_named(endpoint)} accepts no presentation context for"
+                f" {UID(instance.sop_class_uid).name} in {own.name}"
+            )
+
+
+def _switch_off_nagle(event: evt.Event) -> None:
+    # A C-STORE ends in a small fragment; without this it waits for the peer's delayed ACK.
+    transport = event.assoc.dul.socket
+    if transport is not None and transport.socket is not None:
+        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _named(endpoint: Endpoint) -> str:
+    return f"{endpoint.ae_title} at {endpoint.host}:{endpoint.port}"
