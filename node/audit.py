@@ -1,0 +1,129 @@
+"""Audit events: who did what to which object, when, in a chain that shows tampering.
+
+Every event carries the hash of the one before it, so that changing, removing or inserting any event
+breaks all that follow. The functions here are pure; the ledger appends in the same transaction as
+the change the event describes. Events name UIDs, AE titles and addresses, never a patient.
+
+What a chain cannot show by itself is a missing end. `verify` therefore takes the head that an
+operator noted elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+GENESIS = "0" * 64
+"""The previous hash of the first event."""
+
+
+class Kind(StrEnum):
+    """What happened. The words are stable: reports and other systems match on them."""
+
+    ASSOCIATION_REFUSED = "association.refused"
+    ASSOCIATION_ORPHANED = "association.orphaned"
+    INSTANCE_RECEIVED = "instance.received"
+    INSTANCE_DUPLICATE = "instance.duplicate"
+    INSTANCE_QUARANTINED = "instance.quarantined"
+    INSTANCE_REFUSED = "instance.refused"
+    SERIES_REOPENED = "series.reopened"
+    SERIES_COMPLETED = "series.completed"
+    SERIES_SELECTED = "series.selected"
+    SERIES_DECLINED = "series.declined"
+    SYNTHESIS_QUEUED = "synthesis.queued"
+    SYNTHESIS_STARTED = "synthesis.started"
+    SYNTHESIS_PACKAGED = "synthesis.packaged"
+    SYNTHESIS_DECLINED = "synthesis.declined"
+    SYNTHESIS_FAILED = "synthesis.failed"
+    SYNTHESIS_RETRIED = "synthesis.retried"
+    SYNTHESIS_DELIVERED = "synthesis.delivered"
+    SYNTHESIS_COMMITTED = "synthesis.committed"
+    DELIVERY_CREATED = "delivery.created"
+    DELIVERY_ATTEMPTED = "delivery.attempted"
+    DELIVERY_DELIVERED = "delivery.delivered"
+    DELIVERY_FAILED = "delivery.failed"
+    DELIVERY_RETRIED = "delivery.retried"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event as it stands in the ledger; `at` is the text of `node.clock.to_text`."""
+
+    sequence: int
+    at: str
+    kind: str
+    subject: str
+    actor: str
+    detail: Mapping[str, Any]
+    previous_hash: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The first place at which a chain does not hold."""
+
+    sequence: int
+    reason: str
+
+
+def canonical(value: object) -> bytes:
+    """JSON with sorted keys, no spaces, ASCII only: one text for equal values.
+
+    Raises:
+        ValueError: For NaN and infinities, which JSON does not have.
+        TypeError: For anything JSON cannot hold.
+    """
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+    return text.encode("ascii")
+
+
+def event_hash(
+    previous: str,
+    sequence: int,
+    at: str,
+    kind: str,
+    subject: str,
+    actor: str,
+    detail: Mapping[str, Any],
+) -> str:
+    """SHA-256, in hex, over the previous hash and this event's canonical JSON."""
+    body = canonical([previous, sequence, at, kind, subject, actor, detail])
+    return hashlib.sha256(body).hexdigest()
+
+
+def verify(events: Iterable[Event], head: str | None = None) -> Broken | None:
+    """The first break in the whole chain, or None when it holds.
+
+    Args:
+        events: All events, by sequence, from the first.
+        head: The hash of the last event as noted elsewhere; without it, events cut off at the end
+            go unseen.
+    """
+    previous, expected = GENESIS, 1
+    for event in events:
+        if event.sequence != expected:
+            return Broken(event.sequence, f"expected sequence {expected}, found {event.sequence}")
+        if event.previous_hash != previous:
+            return Broken(event.sequence, "does not continue the event before it")
+        found = event_hash(
+            previous,
+            event.sequence,
+            event.at,
+            event.kind,
+            event.subject,
+            event.actor,
+            event.detail,
+        )
+        if found != event.hash:
+            return Broken(event.sequence, "its content does not match its hash")
+        previous, expected = event.hash, expected + 1
+    if head is not None and head != previous:
+        return Broken(expected, f"the chain ends with {previous[:12]}, expected {head[:12]}")
+    return None

@@ -1,0 +1,233 @@
+"""The database of the ledger: transactions, the audit chain's lock, moves of a state.
+
+SQLite by default, PostgreSQL by URL; the verbs beside this module are the same for both. There is
+one writer at a time on either: every write appends to the audit chain, and two writers that read
+the same end of it would fork it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+from sqlalchemy import Connection, CursorResult, Engine, create_engine, event, insert, select
+from sqlalchemy import update as sql_update
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import Update
+
+from node import audit
+from node.clock import Clock, to_text
+from node.errors import IllegalMove, LostRace, Retry, Stop
+from node.records import AuditEventRecord, Record
+
+BUSY_S: Final = 20.0
+"""How long a writer waits for its turn. Below the DIMSE timeouts of common senders (30 s), so that
+a sender hears 0xA700 instead of giving up on us."""
+
+_CHAIN_LOCK: Final = 0x70736575
+"""The key of PostgreSQL's advisory lock; any constant that nothing else in that database uses."""
+
+_READING: Final = "pseudomri_reading"
+
+State = TypeVar("State", bound=str)
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file."""
+    return f"sqlite:///{path}"
+
+
+def connect(url: str) -> Engine:
+    """An engine whose write transactions wait for each other from their first statement on.
+
+    Raises:
+        Stop: When `url` is not a database URL or names a database that is not supported.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise Stop(f"database_url: expected a database URL: {error}") from error
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        engine = create_engine(parsed, connect_args={"timeout": BUSY_S}, pool_timeout=BUSY_S)
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if backend == "postgresql":
+        options = f"-c lock_timeout={int(BUSY_S * 1000)}"
+        engine = create_engine(
+            parsed, connect_args={"options": options}, pool_timeout=BUSY_S, pool_pre_ping=True
+        )
+        event.listen(engine, "begin", _begin_postgresql)
+        return engine
+    raise Stop(f"database_url: expected sqlite or postgresql, found {backend}")
+
+
+class Database:
+    """The tables, one writer at a time, and the clock that stamps their rows.
+
+    Args:
+        url: ``sqlite:///...`` or ``postgresql://...``; the schema is checked by `schema.check`.
+        clock: Tells UTC moments.
+    """
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        self.engine: Final = connect(url)
+        self._readers: Final = self.engine.execution_options(**{_READING: True})
+        self._clock: Final = clock
+        # SQLite's own waiting polls and is unfair; threads of one process queue here instead.
+        self._writer: Final = threading.Lock()
+
+    def now(self) -> str:
+        """The present moment as the ledger writes it."""
+        return to_text(self._clock())
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A write transaction: all of it is durable when the block ends, or none of it happened.
+
+        Raises:
+            Retry: When the database is busy, full or away; nothing was written.
+        """
+        if not self._writer.acquire(timeout=BUSY_S):
+            raise Retry(f"the ledger was busy for {BUSY_S:g} s; nothing was written")
+        try:
+            with (
+                _as_retry(),
+                Session(self.engine, expire_on_commit=False) as session,
+                session.begin(),
+            ):
+                yield session
+        finally:
+            self._writer.release()
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """One consistent view of the tables; never waits for a writer.
+
+        Raises:
+            Retry: When the database is away.
+        """
+        with _as_retry(), Session(self._readers, expire_on_commit=False) as session:
+            yield session
+
+    def append_audit(
+        self,
+        session: Session,
+        kind: audit.Kind,
+        subject: str,
+        actor: str,
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add an event to the end of the chain, inside the transaction of `session`.
+
+        Args:
+            session: From `transaction`; the event becomes durable with the change it describes.
+            kind: What happened.
+            subject: The UID, job id or delivery it happened to.
+            actor: The AE title, process or command that did it.
+            detail: JSON. UIDs, digests, counts and reasons only, nothing that names a patient.
+        """
+        last = session.execute(
+            select(AuditEventRecord.sequence, AuditEventRecord.hash)
+            .order_by(AuditEventRecord.sequence.desc())
+            .limit(1)
+        ).first()
+        sequence, previous = (last.sequence + 1, last.hash) if last else (1, audit.GENESIS)
+        at, plain = self.now(), dict(detail or {})
+        session.execute(
+            insert(AuditEventRecord).values(
+                sequence=sequence,
+                at=at,
+                kind=str(kind),
+                subject=subject,
+                actor=actor,
+                detail=plain,
+                previous_hash=previous,
+                hash=audit.event_hash(previous, sequence, at, kind, subject, actor, plain),
+            )
+        )
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.engine.dispose()
+
+
+def move(
+    session: Session,
+    record: type[Record],
+    key: Mapping[str, object],
+    moves: Mapping[State, frozenset[State]],
+    source: State,
+    target: State,
+    values: Mapping[str, object] | None = None,
+) -> None:
+    """Move one row from state `source` to `target`, if it is still in `source`.
+
+    Args:
+        session: From `Database.transaction`.
+        record: The table; it has a column `state`.
+        key: Column names and values that single out the row (and its version).
+        moves: The table of legal moves, from `node.states`.
+        source: The state the caller saw.
+        target: The state to move to.
+        values: Further columns to set in the same statement.
+
+    Raises:
+        IllegalMove: When `moves` does not lead from `source` to `target`.
+        LostRace: When no row has this key and state any more.
+    """
+    name = f"{record.__tablename__} {', '.join(str(value) for value in key.values())}"
+    if target not in moves[source]:
+        legal = ", ".join(sorted(moves[source])) or "none"
+        raise IllegalMove(f"{name}: {source} -> {target} is not a move; from {source}: {legal}")
+    statement = sql_update(record).filter_by(**key, state=str(source))
+    if not updates_one(session, statement.values(state=str(target), **(values or {}))):
+        raise LostRace(f"{name}: expected state {source}; somebody else moved it first")
+
+
+def updates_one(session: Session, statement: Update) -> bool:
+    """Whether a conditional UPDATE found its row; no row means that another one was faster."""
+    statement = statement.execution_options(synchronize_session=False)
+    result = cast("CursorResult[Any]", session.execute(statement))
+    return result.rowcount == 1
+
+
+@contextmanager
+def _as_retry() -> Iterator[None]:
+    """Say `Retry` when the database could not do it now; let our own mistakes through."""
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeoutError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        # The message of the driver alone: SQLAlchemy's own would quote the parameters.
+        raise Retry(f"the ledger's database did not answer: {cause}") from error
+
+
+def _prepare_sqlite(connection: Any, _: object) -> None:
+    """Make a commit durable before it returns, and enforce the foreign keys."""
+    # sqlite3 would otherwise begin on its own, and late: transactions are begun by `_begin_sqlite`.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reading = connection.get_execution_options().get(_READING, False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    if connection.get_execution_options().get(_READING, False):
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    else:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CHAIN_LOCK})")

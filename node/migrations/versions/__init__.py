@@ -1,0 +1,1 @@
+"""One module per version; their sum equals `node.records`, which a test holds."""
