@@ -27,10 +27,6 @@ from node.errors import Refuse, Retry
 pynetdicom_config.LOG_REQUEST_IDENTIFIERS = False
 pynetdicom_config.LOG_RESPONSE_IDENTIFIERS = False
 
-SUCCESS = 0x0000
-# PS3.7 C.5.8: the peer holds this UID already. Our UIDs follow from the content, so it holds this
-# very instance: an earlier attempt arrived and its answer was lost.
-DUPLICATE_SOP_INSTANCE = 0x0111
 NATIVE_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 # PS3.8 7.1.1.13: a presentation context ID is an odd byte, which leaves 128 of them.
 MAXIMUM_CONTEXTS = 128
@@ -72,23 +68,6 @@ class Answer:
 
     sop_instance_uid: str
     status: int
-
-
-def is_accepted(status: int) -> bool:
-    """Whether the peer keeps the instance: success, a Bxxx warning (PS3.4 table B.2-1), or held."""
-    return status in {SUCCESS, DUPLICATE_SOP_INSTANCE} or status & 0xF000 == 0xB000
-
-
-def is_permanent(status: int) -> bool:
-    """Whether the same instance would be refused again.
-
-    PS3.4 table B.2-1: A9xx data set does not match SOP class, Cxxx cannot understand; and of
-    PS3.7 annex C: 0x0117 invalid object instance, 0x0122 SOP class not supported, 0x0124 not
-    authorized. A7xx (out of resources) and the rest may pass.
-    """
-    return (
-        status & 0xFF00 == 0xA900 or status & 0xF000 == 0xC000 or status in {0x0117, 0x0122, 0x0124}
-    )
 
 
 def resolve(

@@ -1,0 +1,279 @@
+"""The life of a delivery: pending, sending, delivered or failed; one per synthesis and destination.
+
+A synthesis is delivered when its last delivery is, and fails with its first failed one; both happen
+in the transaction of the delivery they follow from.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.orm import Session
+
+from node.audit import Kind
+from node.errors import IllegalMove, Refuse
+from node.ledger.database import Database, move
+from node.ledger.entries import Attempt, DeliveryEntry, Destination, Output
+from node.ledger.syntheses import find, move_synthesis, outputs_of
+from node.records import (
+    DeliveredInstanceRecord,
+    DeliveryAttemptRecord,
+    DeliveryRecord,
+    SynthesisRecord,
+)
+from node.states import DELIVERY_MOVES, DeliveryState, SynthesisState
+from node.status import is_accepted
+
+
+class Deliveries:
+    """Every verb of the delivery tables."""
+
+    def __init__(self, database: Database) -> None:
+        self._database: Final = database
+
+    def begin(
+        self, job_id: str, destinations: Sequence[Destination], actor: str
+    ) -> tuple[DeliveryEntry, ...]:
+        """Start delivering a packaged synthesis: one delivery per destination, made once.
+
+        On a later run a destination that is not done gets the address it has now, since a wrong
+        address may be what the operator has put right.
+
+        Returns:
+            The deliveries that wait for their next attempt.
+        """
+        with self._database.transaction() as session:
+            synthesis = find(session, job_id)
+            if synthesis.state == SynthesisState.PACKAGED:
+                move_synthesis(self._database, session, synthesis, SynthesisState.DELIVERING)
+                for destination in destinations:
+                    self._direct(session, job_id, destination, actor)
+                self._close(session, synthesis, actor)
+            pending = session.scalars(
+                select(DeliveryRecord)
+                .filter_by(job_id=job_id, state=str(DeliveryState.PENDING))
+                .order_by(DeliveryRecord.id)
+            )
+            return tuple(self._entry(session, row) for row in list(pending))
+
+    def get(self, delivery_id: int) -> DeliveryEntry:
+        """The row of a delivery.
+
+        Raises:
+            Refuse: When there is none.
+        """
+        with self._database.reading() as session:
+            return self._entry(session, _row(session, delivery_id))
+
+    def begin_attempt(self, delivery_id: int) -> Attempt | None:
+        """Begin a try, or begin again after a worker died in one; None when there is none to make.
+
+        An attempt that was left open is closed as interrupted: its answers count.
+        """
+        with self._database.transaction() as session:
+            row = _row(session, delivery_id)
+            if row.state not in {DeliveryState.PENDING, DeliveryState.SENDING}:
+                return None
+            now = self._database.now()
+            session.execute(
+                update(DeliveryAttemptRecord)
+                .filter_by(delivery_id=delivery_id, ended_at=None)
+                .values(ended_at=now, outcome="interrupted", reason="the worker died")
+            )
+            self._move(session, row, DeliveryState.SENDING)
+            inserted = session.execute(
+                insert(DeliveryAttemptRecord)
+                .values(delivery_id=delivery_id, started_at=now)
+                .returning(DeliveryAttemptRecord.id)
+            )
+            return Attempt(
+                inserted.scalar_one(), delivery_id, _destination(row), self._remaining(session, row)
+            )
+
+    def answer(self, attempt: Attempt, sop_instance_uid: str, status: int) -> None:
+        """Write down the peer's status of one instance; the latest one counts."""
+        with self._database.transaction() as session:
+            session.merge(
+                DeliveredInstanceRecord(
+                    delivery_id=attempt.delivery_id,
+                    sop_instance_uid=sop_instance_uid,
+                    attempt_id=attempt.id,
+                    status=status,
+                    answered_at=self._database.now(),
+                )
+            )
+
+    def delivered(self, attempt: Attempt, actor: str) -> None:
+        """End an attempt after which the destination has everything.
+
+        Raises:
+            IllegalMove: When an instance was not accepted; nothing changes.
+        """
+        with self._database.transaction() as session:
+            row = _row(session, attempt.delivery_id)
+            missing = self._remaining(session, row)
+            if missing:
+                raise IllegalMove(
+                    f"delivery {row.id}: expected every instance accepted, {len(missing)} are not"
+                )
+            self._end(session, attempt, "delivered", None, actor)
+            self._move(session, row, DeliveryState.DELIVERED)
+            detail = {"delivery": row.id, "destination": row.destination}
+            self._database.append_audit(session, Kind.DELIVERY_DELIVERED, row.job_id, actor, detail)
+            self._close(session, find(session, row.job_id), actor)
+
+    def postpone(self, attempt: Attempt, reason: str, actor: str) -> None:
+        """End an attempt that another one will follow."""
+        with self._database.transaction() as session:
+            row = _row(session, attempt.delivery_id)
+            self._end(session, attempt, "postponed", reason, actor)
+            self._move(session, row, DeliveryState.PENDING)
+
+    def fail(self, attempt: Attempt, reason: str, actor: str) -> None:
+        """End the last attempt: the delivery is on the dead-letter list, and its synthesis."""
+        with self._database.transaction() as session:
+            row = _row(session, attempt.delivery_id)
+            self._end(session, attempt, "failed", reason, actor)
+            self._fail(session, row, reason, actor)
+
+    def abandon(self, delivery_id: int, reason: str, actor: str) -> None:
+        """Fail a delivery whose workflow is gone; harmless when it has ended."""
+        with self._database.transaction() as session:
+            row = _row(session, delivery_id)
+            if row.state in {DeliveryState.PENDING, DeliveryState.SENDING}:
+                self._fail(session, row, reason, actor)
+
+    def _fail(self, session: Session, row: DeliveryRecord, reason: str, actor: str) -> None:
+        self._move(session, row, DeliveryState.FAILED)
+        detail = {"delivery": row.id, "destination": row.destination, "reason": reason}
+        self._database.append_audit(session, Kind.DELIVERY_FAILED, row.job_id, actor, detail)
+        synthesis = find(session, row.job_id)
+        # A sibling's failure has failed it before, or a retry is on its way.
+        if synthesis.state == SynthesisState.DELIVERING:
+            why = f"delivery to {row.destination} failed: {reason}"
+            move_synthesis(self._database, session, synthesis, SynthesisState.FAILED, reason=why)
+            self._database.append_audit(
+                session,
+                Kind.SYNTHESIS_FAILED,
+                row.job_id,
+                actor,
+                {"run": synthesis.run, "reason": why},
+            )
+
+    def _direct(self, session: Session, job_id: str, destination: Destination, actor: str) -> None:
+        address = {
+            "ae_title": destination.ae_title,
+            "host": destination.host,
+            "port": destination.port,
+        }
+        now = self._database.now()
+        known = session.scalars(
+            select(DeliveryRecord).filter_by(job_id=job_id, destination=destination.name)
+        ).one_or_none()
+        if known is None:
+            session.execute(
+                insert(DeliveryRecord).values(
+                    job_id=job_id,
+                    destination=destination.name,
+                    state=str(DeliveryState.PENDING),
+                    created_at=now,
+                    updated_at=now,
+                    **address,
+                )
+            )
+            self._database.append_audit(
+                session,
+                Kind.DELIVERY_CREATED,
+                job_id,
+                actor,
+                {"destination": destination.name, **address},
+            )
+        elif known.state == DeliveryState.PENDING:
+            session.execute(
+                update(DeliveryRecord).filter_by(id=known.id).values(updated_at=now, **address)
+            )
+            session.refresh(known)
+
+    def _close(self, session: Session, synthesis: SynthesisRecord, actor: str) -> None:
+        """Call the synthesis delivered when no delivery of it is left."""
+        open_deliveries = session.scalar(
+            select(func.count())
+            .select_from(DeliveryRecord)
+            .where(
+                DeliveryRecord.job_id == synthesis.job_id,
+                DeliveryRecord.state != str(DeliveryState.DELIVERED),
+            )
+        )
+        if synthesis.state == SynthesisState.DELIVERING and not open_deliveries:
+            move_synthesis(self._database, session, synthesis, SynthesisState.DELIVERED)
+            self._database.append_audit(session, Kind.SYNTHESIS_DELIVERED, synthesis.job_id, actor)
+
+    def _end(
+        self, session: Session, attempt: Attempt, outcome: str, reason: str | None, actor: str
+    ) -> None:
+        session.execute(
+            update(DeliveryAttemptRecord)
+            .filter_by(id=attempt.id)
+            .values(ended_at=self._database.now(), outcome=outcome, reason=reason)
+        )
+        statuses = session.scalars(
+            select(DeliveredInstanceRecord.status).filter_by(attempt_id=attempt.id)
+        )
+        row = _row(session, attempt.delivery_id)
+        self._database.append_audit(
+            session,
+            Kind.DELIVERY_ATTEMPTED,
+            row.job_id,
+            actor,
+            {
+                "delivery": row.id,
+                "destination": row.destination,
+                "attempt": attempt.id,
+                "outcome": outcome,
+                "reason": reason,
+                "answers": {f"0x{s:04X}": n for s, n in sorted(Counter(statuses).items())},
+            },
+        )
+
+    def _remaining(self, session: Session, row: DeliveryRecord) -> tuple[Output, ...]:
+        answers = session.scalars(select(DeliveredInstanceRecord).filter_by(delivery_id=row.id))
+        accepted = {a.sop_instance_uid for a in answers if is_accepted(a.status)}
+        return tuple(
+            output
+            for output in outputs_of(session, row.job_id)
+            if output.sop_instance_uid not in accepted
+        )
+
+    def _move(self, session: Session, row: DeliveryRecord, target: DeliveryState) -> None:
+        source = DeliveryState(row.state)
+        changes = {"updated_at": self._database.now()}
+        move(session, DeliveryRecord, {"id": row.id}, DELIVERY_MOVES, source, target, changes)
+        session.refresh(row)
+
+    def _entry(self, session: Session, row: DeliveryRecord) -> DeliveryEntry:
+        attempts = session.scalar(
+            select(func.count()).select_from(DeliveryAttemptRecord).filter_by(delivery_id=row.id)
+        )
+        return DeliveryEntry(
+            id=row.id,
+            job_id=row.job_id,
+            destination=_destination(row),
+            state=DeliveryState(row.state),
+            priority=find(session, row.job_id).priority,
+            attempts=attempts or 0,
+            created_at=row.created_at,
+        )
+
+
+def _row(session: Session, delivery_id: int) -> DeliveryRecord:
+    row = session.get(DeliveryRecord, delivery_id)
+    if row is None:
+        raise Refuse(f"no delivery {delivery_id} on record")
+    return row
+
+
+def _destination(row: DeliveryRecord) -> Destination:
+    return Destination(row.destination, row.ae_title, row.host, row.port)

@@ -1,0 +1,335 @@
+"""The life of a synthesis: queued, running, packaged, delivering, delivered, committed.
+
+Every verb is safe to repeat: a worker that died after its transaction and before the workflow
+engine heard of it comes back and says the same thing again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
+
+from node.audit import Kind
+from node.errors import LostRace, Refuse
+from node.ledger.database import Database, move
+from node.ledger.entries import Dispatch, NewSynthesis, Output, Packaged, SynthesisEntry
+from node.records import DeliveryRecord, OutputRecord, SynthesisRecord
+from node.states import DELIVERY_MOVES, SYNTHESIS_MOVES, DeliveryState, SynthesisState
+
+
+class Syntheses:
+    """Every verb of the synthesis table and its outputs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database: Final = database
+
+    def create(self, new: NewSynthesis, actor: str) -> bool:
+        """Queue a synthesis; False when this very synthesis is on record already."""
+        with self._database.transaction() as session:
+            if session.get(SynthesisRecord, new.job_id) is not None:
+                return False
+            now = self._database.now()
+            session.execute(
+                insert(SynthesisRecord).values(
+                    job_id=new.job_id,
+                    series_uid=new.series_uid,
+                    series_version=new.series_version,
+                    study_uid=new.study_uid,
+                    state=str(SynthesisState.QUEUED),
+                    run=1,
+                    priority=new.priority,
+                    contrasts=list(new.contrasts),
+                    sources=dict(new.sources),
+                    seed=new.seed,
+                    model_name=new.model_name,
+                    model_version=new.model_version,
+                    model_digest=new.model_digest,
+                    parameters=dict(new.parameters),
+                    created_at=now,
+                    updated_at=now,
+                )
+            )
+            detail = {
+                "series_uid": new.series_uid,
+                "series_version": new.series_version,
+                "contrasts": list(new.contrasts),
+                "instances": len(new.sources),
+                "model_digest": new.model_digest,
+            }
+            self._database.append_audit(session, Kind.SYNTHESIS_QUEUED, new.job_id, actor, detail)
+        return True
+
+    def get(self, job_id: str) -> SynthesisEntry:
+        """The row of a job.
+
+        Raises:
+            Refuse: When there is none.
+        """
+        with self._database.reading() as session:
+            return _entry(find(session, job_id))
+
+    def outputs(self, job_id: str) -> tuple[Output, ...]:
+        """What a job has produced, by contrast and slice; empty before it is packaged."""
+        with self._database.reading() as session:
+            return tuple(outputs_of(session, job_id))
+
+    def undispatched(self, limit: int = 100) -> tuple[Dispatch, ...]:
+        """Queued runs that the workflow engine does not have yet, most urgent first."""
+        with self._database.reading() as session:
+            rows = session.scalars(
+                select(SynthesisRecord)
+                .filter_by(state=str(SynthesisState.QUEUED), dispatched_at=None)
+                .order_by(SynthesisRecord.priority, SynthesisRecord.created_at)
+                .limit(limit)
+            )
+            return tuple(Dispatch(row.job_id, row.run, row.priority) for row in rows)
+
+    def mark_dispatched(self, job_id: str, run: int) -> None:
+        """Note that the engine has this run; harmless when it was noted before."""
+        with self._database.transaction() as session:
+            session.execute(
+                update(SynthesisRecord)
+                .filter_by(job_id=job_id, run=run, dispatched_at=None)
+                .values(dispatched_at=self._database.now())
+            )
+
+    def mark_lost(self, job_id: str, run: int) -> None:
+        """Offer a queued run again: the engine does not know it any more."""
+        with self._database.transaction() as session:
+            session.execute(
+                update(SynthesisRecord)
+                .filter_by(job_id=job_id, run=run, state=str(SynthesisState.QUEUED))
+                .values(dispatched_at=None)
+            )
+
+    def start(self, job_id: str, run: int, actor: str) -> SynthesisEntry:
+        """Begin a run, or begin it again after a worker died.
+
+        Raises:
+            IllegalMove: When the job is past running.
+            LostRace: When another run was begun since.
+        """
+        with self._database.transaction() as session:
+            row = find(session, job_id)
+            if row.run != run:
+                raise LostRace(f"synthesis {job_id}: expected run {run}, found run {row.run}")
+            self._move(session, row, SynthesisState.RUNNING)
+            self._database.append_audit(
+                session, Kind.SYNTHESIS_STARTED, job_id, actor, {"run": run}
+            )
+            return _entry(row)
+
+    def package(self, job_id: str, packaged: Packaged, actor: str) -> None:
+        """Record the outputs, whose files are durable, and what they were made with.
+
+        Raises:
+            Refuse: When the job has outputs of other content on record: a UID never gets other
+                pixels.
+        """
+        with self._database.transaction() as session:
+            row = find(session, job_id)
+            known = {output.sop_instance_uid: output for output in outputs_of(session, job_id)}
+            made = {output.sop_instance_uid: output for output in packaged.outputs}
+            if known and known != made:
+                raise Refuse(
+                    f"synthesis {job_id}: expected the outputs on record again, found other"
+                    " content; they were made on another device or by another program version"
+                )
+            if row.state == SynthesisState.PACKAGED:
+                return
+            if not known:
+                session.execute(
+                    insert(OutputRecord), [{"job_id": job_id, **vars(o)} for o in packaged.outputs]
+                )
+            self._move(session, row, SynthesisState.PACKAGED, **_evidence(packaged))
+            detail = {
+                "outputs": {o.sop_instance_uid: o.pixel_digest for o in packaged.outputs},
+                "software": dict(packaged.software),
+                "device": packaged.device,
+            }
+            self._database.append_audit(session, Kind.SYNTHESIS_PACKAGED, job_id, actor, detail)
+
+    def package_again(self, job_id: str, actor: str) -> None:
+        """Go on with the outputs of an earlier run; the caller has checked their files.
+
+        Raises:
+            Refuse: When there are none.
+        """
+        with self._database.transaction() as session:
+            row = find(session, job_id)
+            if row.state == SynthesisState.PACKAGED:
+                return
+            outputs = outputs_of(session, job_id)
+            if not outputs:
+                raise Refuse(f"synthesis {job_id}: expected outputs of an earlier run, found none")
+            self._move(session, row, SynthesisState.PACKAGED)
+            detail = {"kept_outputs": len(outputs), "run": row.run}
+            self._database.append_audit(session, Kind.SYNTHESIS_PACKAGED, job_id, actor, detail)
+
+    def decline(
+        self, job_id: str, code: str, reason: str, warnings: Sequence[str], actor: str
+    ) -> None:
+        """End a run without a result: the input is readable but must not be synthesized."""
+        with self._database.transaction() as session:
+            row = find(session, job_id)
+            if row.state == SynthesisState.DECLINED:
+                return
+            self._move(
+                session, row, SynthesisState.DECLINED, reason=reason, warnings=list(warnings)
+            )
+            self._database.append_audit(
+                session, Kind.SYNTHESIS_DECLINED, job_id, actor, {"code": code, "reason": reason}
+            )
+
+    def fail(self, job_id: str, run: int, reason: str, actor: str) -> None:
+        """Put a run on the dead-letter list; harmless when it is there or a later run began.
+
+        Args:
+            reason: Ours to show to anybody: nothing of the patient.
+        """
+        with self._database.transaction() as session:
+            row = find(session, job_id)
+            if row.state == SynthesisState.FAILED or row.run != run:
+                return
+            self._move(session, row, SynthesisState.FAILED, reason=reason)
+            self._database.append_audit(
+                session, Kind.SYNTHESIS_FAILED, job_id, actor, {"run": run, "reason": reason}
+            )
+
+    def commit(self, job_id: str, actor: str) -> None:
+        """Close a synthesis that every destination has; harmless when it is closed."""
+        with self._database.transaction() as session:
+            row = find(session, job_id)
+            if row.state == SynthesisState.COMMITTED:
+                return
+            self._move(session, row, SynthesisState.COMMITTED)
+            self._database.append_audit(session, Kind.SYNTHESIS_COMMITTED, job_id, actor)
+
+    def retry(self, job_id: str, actor: str) -> int:
+        """Queue a failed synthesis for another run, and its failed deliveries with it.
+
+        Returns:
+            The number of the new run.
+
+        Raises:
+            IllegalMove: When it has not failed.
+        """
+        with self._database.transaction() as session:
+            row = find(session, job_id)
+            run = row.run + 1
+            self._move(
+                session, row, SynthesisState.QUEUED, run=run, dispatched_at=None, reason=None
+            )
+            self._database.append_audit(
+                session, Kind.SYNTHESIS_RETRIED, job_id, actor, {"run": run}
+            )
+            failed = session.scalars(
+                select(DeliveryRecord).filter_by(job_id=job_id, state=str(DeliveryState.FAILED))
+            )
+            for delivery in list(failed):
+                move(
+                    session,
+                    DeliveryRecord,
+                    {"id": delivery.id},
+                    DELIVERY_MOVES,
+                    DeliveryState.FAILED,
+                    DeliveryState.PENDING,
+                    {"updated_at": self._database.now()},
+                )
+                self._database.append_audit(
+                    session,
+                    Kind.DELIVERY_RETRIED,
+                    job_id,
+                    actor,
+                    {"delivery": delivery.id, "destination": delivery.destination},
+                )
+            return run
+
+    def _move(
+        self, session: Session, row: SynthesisRecord, target: SynthesisState, **values: object
+    ) -> None:
+        move_synthesis(self._database, session, row, target, **values)
+
+
+def move_synthesis(
+    database: Database,
+    session: Session,
+    row: SynthesisRecord,
+    target: SynthesisState,
+    **values: object,
+) -> None:
+    """Move a synthesis that was read in this transaction, and stamp it."""
+    source = SynthesisState(row.state)
+    changes = {"updated_at": database.now(), **values}
+    move(session, SynthesisRecord, {"job_id": row.job_id}, SYNTHESIS_MOVES, source, target, changes)
+    session.refresh(row)
+
+
+def find(session: Session, job_id: str) -> SynthesisRecord:
+    """The row of a job, inside the caller's transaction.
+
+    Raises:
+        Refuse: When there is none.
+    """
+    row = session.get(SynthesisRecord, job_id)
+    if row is None:
+        raise Refuse(f"no synthesis {job_id} on record; `pseudomri jobs` lists those there are")
+    return row
+
+
+def outputs_of(session: Session, job_id: str) -> list[Output]:
+    """What a job has produced, by contrast and slice, inside the caller's transaction."""
+    rows = session.scalars(
+        select(OutputRecord)
+        .filter_by(job_id=job_id)
+        .order_by(OutputRecord.contrast, OutputRecord.slice_index)
+    )
+    return [_output(row) for row in rows]
+
+
+def _output(row: OutputRecord) -> Output:
+    return Output(
+        row.sop_instance_uid,
+        row.series_uid,
+        row.contrast,
+        row.slice_index,
+        row.pixel_digest,
+        row.digest,
+        row.path,
+    )
+
+
+def _evidence(packaged: Packaged) -> dict[str, Any]:
+    return {
+        "software": dict(packaged.software),
+        "device": packaged.device,
+        "timings_s": dict(packaged.timings_s),
+        "measurements": dict(packaged.measurements),
+        "warnings": list(packaged.warnings),
+        "reason": None,
+    }
+
+
+def _entry(row: SynthesisRecord) -> SynthesisEntry:
+    return SynthesisEntry(
+        job_id=row.job_id,
+        series_uid=row.series_uid,
+        series_version=row.series_version,
+        study_uid=row.study_uid,
+        state=SynthesisState(row.state),
+        run=row.run,
+        priority=row.priority,
+        contrasts=tuple(row.contrasts),
+        sources=dict(row.sources),
+        seed=row.seed,
+        model_name=row.model_name,
+        model_version=row.model_version,
+        model_digest=row.model_digest,
+        parameters=dict(row.parameters),
+        reason=row.reason,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
