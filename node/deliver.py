@@ -22,6 +22,7 @@ from pynetdicom.association import Association
 
 from config.settings import DeliverySettings
 from node.errors import Refuse, Retry
+from node.ledger.entries import Destination
 
 # pynetdicom would log the data sets of queries, which name patients.
 pynetdicom_config.LOG_REQUEST_IDENTIFIERS = False
@@ -40,16 +41,6 @@ class Unreachable(Retry):
 
 class Rejected(Refuse):
     """The peer will not talk to us or not about this: unknown AE title, no presentation context."""
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """A destination with its address resolved."""
-
-    name: str
-    ae_title: str
-    host: str
-    port: int
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,7 @@ class Answer:
 
 def resolve(
     settings: DeliverySettings, sender_ae: str | None, sender_address: str | None
-) -> tuple[Endpoint, ...]:
+) -> tuple[Destination, ...]:
     """Where the results of one series go.
 
     Args:
@@ -80,10 +71,10 @@ def resolve(
         sender_ae: Calling AE title of the association that brought the CT.
         sender_address: Peer address of that association.
     """
-    endpoints = [Endpoint(d.name, d.ae_title, d.host, d.port) for d in settings.destinations]
+    resolved = [Destination(d.name, d.ae_title, d.host, d.port) for d in settings.destinations]
     if settings.back_to_sender and sender_ae and sender_address:
-        endpoints.append(Endpoint("sender", sender_ae, sender_address, settings.sender_port))
-    return tuple(endpoints)
+        resolved.append(Destination("sender", sender_ae, sender_address, settings.sender_port))
+    return tuple(resolved)
 
 
 def read_header(path: Path) -> OutgoingInstance:
@@ -110,7 +101,7 @@ def read_header(path: Path) -> OutgoingInstance:
 
 def send(
     instances: Sequence[OutgoingInstance],
-    endpoint: Endpoint,
+    destination: Destination,
     calling_ae: str,
     timeout_s: float,
 ) -> Iterator[Answer]:
@@ -118,7 +109,7 @@ def send(
 
     Args:
         instances: What to send; a file is read when its turn comes.
-        endpoint: The peer.
+        destination: The peer.
         calling_ae: Our AE title.
         timeout_s: Longest wait for the connection, the association and each answer.
 
@@ -131,11 +122,13 @@ def send(
     """
     if not instances:
         return
-    assoc = _associate(instances, endpoint, calling_ae, timeout_s)
+    assoc = _associate(instances, destination, calling_ae, timeout_s)
     try:
-        _check_contexts(assoc, instances, endpoint)
+        _check_contexts(assoc, instances, destination)
         for message_id, instance in enumerate(instances, start=1):
-            yield Answer(instance.sop_instance_uid, _store(assoc, instance, message_id, endpoint))
+            yield Answer(
+                instance.sop_instance_uid, _store(assoc, instance, message_id, destination)
+            )
     except GeneratorExit:
         assoc.abort()
         raise
@@ -145,20 +138,23 @@ def send(
 
 
 def _store(
-    assoc: Association, instance: OutgoingInstance, message_id: int, endpoint: Endpoint
+    assoc: Association, instance: OutgoingInstance, message_id: int, destination: Destination
 ) -> int:
     ds = dcmread(instance.path)
     if not assoc.is_established:
-        raise Unreachable(f"{_named(endpoint)} ended the association before all was sent")
+        raise Unreachable(f"{_named(destination)} ended the association before all was sent")
     # Message ID is 16 bits and must differ from those outstanding (PS3.7 9.1.1.1.1).
     response = assoc.send_c_store(ds, msg_id=(message_id - 1) % 65535 + 1)
     if "Status" not in response:
-        raise Unreachable(f"{_named(endpoint)} aborted or fell silent during a C-STORE")
+        raise Unreachable(f"{_named(destination)} aborted or fell silent during a C-STORE")
     return int(response.Status)
 
 
 def _associate(
-    instances: Iterable[OutgoingInstance], endpoint: Endpoint, calling_ae: str, timeout_s: float
+    instances: Iterable[OutgoingInstance],
+    destination: Destination,
+    calling_ae: str,
+    timeout_s: float,
 ) -> Association:
     ae = AE(ae_title=calling_ae)
     ae.acse_timeout = timeout_s
@@ -171,21 +167,21 @@ def _associate(
     handlers: list[Any] = [(evt.EVT_CONN_OPEN, _switch_off_nagle)]
     try:
         assoc = ae.associate(
-            endpoint.host, endpoint.port, ae_title=endpoint.ae_title, evt_handlers=handlers
+            destination.host, destination.port, ae_title=destination.ae_title, evt_handlers=handlers
         )
     except OSError as error:
         # pynetdicom resolves the name before its own error handling begins.
-        raise Unreachable(f"{_named(endpoint)}: the host name does not resolve") from error
+        raise Unreachable(f"{_named(destination)}: the host name does not resolve") from error
     if assoc.is_established:
         return assoc
     if assoc.is_rejected:
         answer = assoc.acceptor.primitive
         reason = getattr(answer, "reason_str", "no reason given")
-        message = f"{_named(endpoint)} rejected the association: {reason}"
+        message = f"{_named(destination)} rejected the association: {reason}"
         if getattr(answer, "result", None) == REJECTED_PERMANENT:
             raise Rejected(message)
         raise Unreachable(message)
-    raise Unreachable(f"{_named(endpoint)} gave no association: nothing listens, or it aborted")
+    raise Unreachable(f"{_named(destination)} gave no association: nothing listens, or it aborted")
 
 
 def _contexts(instances: Iterable[OutgoingInstance]) -> list[tuple[UID, UID]]:
@@ -209,7 +205,7 @@ def _contexts(instances: Iterable[OutgoingInstance]) -> list[tuple[UID, UID]]:
 
 
 def _check_contexts(
-    assoc: Association, instances: Iterable[OutgoingInstance], endpoint: Endpoint
+    assoc: Association, instances: Iterable[OutgoingInstance], destination: Destination
 ) -> None:
     accepted = {(cx.abstract_syntax, cx.transfer_syntax[0]) for cx in assoc.accepted_contexts}
     for instance in instances:
@@ -217,7 +213,7 @@ def _check_contexts(
         usable = NATIVE_SYNTAXES if own in NATIVE_SYNTAXES else (own,)
         if not any((instance.sop_class_uid, syntax) in accepted for syntax in usable):
             raise Rejected(
-                f"{_named(endpoint)} accepts no presentation context for"
+                f"{_named(destination)} accepts no presentation context for"
                 f" {UID(instance.sop_class_uid).name} in {own.name}"
             )
 
@@ -229,5 +225,5 @@ def _switch_off_nagle(event: evt.Event) -> None:
         transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _named(endpoint: Endpoint) -> str:
-    return f"{endpoint.ae_title} at {endpoint.host}:{endpoint.port}"
+def _named(destination: Destination) -> str:
+    return f"{destination.ae_title} at {destination.host}:{destination.port}"

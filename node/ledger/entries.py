@@ -1,4 +1,4 @@
-"""What the ledger hands out and takes in about syntheses and deliveries: frozen, checked, no rows."""
+"""What the ledger takes in and hands out about syntheses and deliveries: frozen, no rows."""
 
 from __future__ import annotations
 
