@@ -4,3 +4,61 @@
 the journey: `receiving`, `series`, `syntheses`, `deliveries`, and `reports` for those who only
 read. SQLAlchemy is imported here, in `node.records` and in `node.migrations`, nowhere else.
 """
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from node.clock import Clock
+from node.ledger import schema
+from node.ledger.database import Database, sqlite_url
+from node.ledger.deliveries import Deliveries
+from node.ledger.receiving import Receiving
+from node.ledger.reports import Reports
+from node.ledger.schema import migrate
+from node.ledger.series import Series
+from node.ledger.syntheses import Syntheses
+
+__all__ = ["Ledger", "migrate", "open_ledger", "sqlite_url"]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """All verbs, by noun. Safe to use from many threads; one per process."""
+
+    receiving: Receiving
+    series: Series
+    syntheses: Syntheses
+    deliveries: Deliveries
+    reports: Reports
+    database: Database
+
+    def close(self) -> None:
+        """Give the database connections back."""
+        self.database.close()
+
+
+def open_ledger(url: str, clock: Clock) -> Ledger:
+    """The ledger at `url`, whose schema must be ours; `migrate` brings it there.
+
+    Args:
+        url: ``sqlite:///...`` (see `sqlite_url`) or ``postgresql://...``.
+        clock: Tells UTC moments.
+
+    Raises:
+        Stop: When the schema is of another version or the URL is none.
+    """
+    database = Database(url, clock)
+    try:
+        schema.check(database.engine)
+    except BaseException:
+        database.close()
+        raise
+    return Ledger(
+        receiving=Receiving(database),
+        series=Series(database),
+        syntheses=Syntheses(database),
+        deliveries=Deliveries(database),
+        reports=Reports(database),
+        database=database,
+    )
