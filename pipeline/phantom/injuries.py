@@ -1,0 +1,126 @@
+"""What can be broken: the findings, and how each shows on CT and MRI."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+
+class Finding(StrEnum):
+    """The findings of the reader study."""
+
+    PREVERTEBRAL_HAEMATOMA = "prevertebral_haematoma"
+    DISC_INJURY = "disc_injury"
+    CORD_OEDEMA = "cord_oedema"
+    CANAL_STENOSIS = "canal_stenosis"
+    INTERSPINOUS_INJURY = "interspinous_injury"
+    VERTEBRAL_FRACTURE = "vertebral_fracture"
+    TRANSLATION = "translation"
+
+
+LEVELS = ("C2/3", "C3/4", "C4/5", "C5/6", "C6/7", "C7/T1")
+"""Disc levels that can be injured; the fractured body is the one below the disc."""
+
+INJURED_FRACTION = 0.45
+"""Share of seeds with an injury when nothing is forced."""
+
+OCCURRENCE: dict[Finding, float] = {
+    Finding.PREVERTEBRAL_HAEMATOMA: 0.60,
+    Finding.DISC_INJURY: 0.60,
+    Finding.CORD_OEDEMA: 0.50,
+    Finding.CANAL_STENOSIS: 0.30,
+    Finding.INTERSPINOUS_INJURY: 0.60,
+    Finding.VERTEBRAL_FRACTURE: 0.50,
+    Finding.TRANSLATION: 0.25,
+}
+"""How often an injured patient has each finding."""
+
+CT_VISIBLE: dict[Finding, float] = {
+    Finding.PREVERTEBRAL_HAEMATOMA: 0.85,
+    Finding.DISC_INJURY: 0.70,
+    Finding.CORD_OEDEMA: 0.35,
+    Finding.CANAL_STENOSIS: 1.0,
+    Finding.INTERSPINOUS_INJURY: 0.75,
+    Finding.VERTEBRAL_FRACTURE: 0.85,
+    Finding.TRANSLATION: 1.0,
+}
+"""How often each finding has its CT sign; otherwise it is occult: the CT is as without it.
+
+Assumed, not measured: printed with every sensitivity that is computed on phantoms.
+"""
+
+
+@dataclass(frozen=True)
+class Injury:
+    """One finding of a patient.
+
+    Args:
+        finding: Which.
+        ct_visible: Whether the CT has its sign.
+        severity: 0 slight to 1 severe.
+        shape: Four more numbers, uniform in 0..1, that vary its form.
+    """
+
+    finding: Finding
+    ct_visible: bool
+    severity: float
+    shape: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Injuries:
+    """All findings of a patient, at one level.
+
+    Args:
+        level: Index into `LEVELS`.
+        found: At most one `Injury` per finding, in the order of `Finding`.
+    """
+
+    level: int
+    found: tuple[Injury, ...]
+
+    @classmethod
+    def draw(
+        cls,
+        rng: np.random.Generator,
+        findings: Iterable[Finding] | None,
+        ct_visible: bool | None = None,
+        level: int | None = None,
+    ) -> Injuries:
+        """Draw, or force, the findings; every finding consumes the same random numbers.
+
+        Args:
+            rng: The injuries' own stream.
+            findings: Exactly these; None to draw them.
+            ct_visible: Force the CT sign of all findings that can be occult; None to draw it.
+            level: Force the level; None to draw it.
+        """
+        drawn_level = int(rng.integers(len(LEVELS)))
+        is_injured = bool(rng.random() < INJURED_FRACTION)
+        chosen = None if findings is None else {Finding(f) for f in findings}
+        found = []
+        for finding in Finding:
+            occurs, visible, severity, *shape = rng.random(7).tolist()
+            if not (
+                finding in chosen
+                if chosen is not None
+                else is_injured and occurs < OCCURRENCE[finding]
+            ):
+                continue
+            sees = visible < CT_VISIBLE[finding]
+            if ct_visible is not None and CT_VISIBLE[finding] < 1:
+                sees = ct_visible
+            found.append(Injury(finding, sees, severity, tuple(shape)))
+        return cls(drawn_level if level is None else level, tuple(found))
+
+    def get(self, finding: Finding) -> Injury | None:
+        """The injury of this kind, if the patient has it."""
+        return next((i for i in self.found if i.finding == finding), None)
+
+    def visible(self, finding: Finding) -> Injury | None:
+        """The same, if the CT shows it."""
+        injury = self.get(finding)
+        return injury if injury is not None and injury.ct_visible else None

@@ -1,0 +1,61 @@
+"""Ribs, lungs and shoulder girdle: what an axial CT of the neck shows at its lower end."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.phantom.canvas import Canvas, capsule, ellipsoid, inside_all
+from pipeline.phantom.spine import Spine, bone
+from pipeline.phantom.tissues import Tissue as T
+
+FIRST_RIB_LEVEL = 5
+"""Index of T1 in the levels."""
+
+RIB_HALF_WIDTH_MM = (46, 60, 72, 82, 88, 92)
+RIB_DEPTH_MM = (62, 78, 92, 104, 112, 118)
+
+
+def paint_thorax(canvas: Canvas, spine: Spine) -> None:
+    """Paint lungs, then ribs as tilted rings, clavicles and shoulder blades."""
+    size = spine.size
+    first = spine.levels[FIRST_RIB_LEVEL]
+    if float(canvas.at.along[-1]) < first.disc_top - 25:
+        return
+    box = canvas.between((first.disc_top - 25, 360), (-75, 130), 200)
+    if not len(box.index):
+        return
+    side = np.abs(box.x)
+    apex = first.middle + 4
+    lung = inside_all(
+        ellipsoid(
+            (box.s - apex - 105 * size, 105 * size),
+            (side - 46 * size, 38 * size),
+            (box.n - 22 * size, 62 * size),
+        ),
+        side - 17 * size,
+    )
+    box.paint(T.MUSCLE, lung + 4)
+    box.paint(T.LUNG, lung)
+    for number, level in enumerate(spine.levels[FIRST_RIB_LEVEL:]):
+        half, depth = RIB_HALF_WIDTH_MM[number] * size, RIB_DEPTH_MM[number] * size
+        start = -14.0 * size
+        ring = np.hypot((box.n - start - depth / 2) / (depth / 2), box.x / half)
+        away = (ring - 1) * min(half, depth / 2)
+        drop = level.top + 1.0 + 0.50 * np.clip(box.n + 6, -12, depth)
+        rib = 1 - np.hypot(away / 3.2, (box.s - drop) / 5.5)
+        rib = inside_all((rib * 3.2).astype(np.float32), side - 9 * size, depth * 0.86 - box.n)
+        bone(box, rib, 1.0)
+    clavicle = capsule(
+        (side, box.n, box.s),
+        (16 * size, 68 * size, first.bottom + 42),
+        (150 * size, 10.0, first.bottom + 2),
+        6.0,
+    )
+    bone(box, clavicle, 1.6)
+    blade = inside_all(
+        3.0 - np.abs(box.n + 48 - 0.25 * (side - 70)),
+        side - 68,
+        125 - side,
+        box.s - first.bottom - 8,
+    )
+    bone(box, blade, 1.0)

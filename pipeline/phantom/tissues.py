@@ -1,0 +1,208 @@
+"""What each tissue looks like on CT, T2 and STIR.
+
+Starting values are plausible readings of clinical pictures, not measurements: HU at 120 kV, MRI
+signal relative to CSF = 1. Real patients and scanners differ, so `Palette.draw` spreads them; the
+nervous system, the one thing a network must not recognize by its absolute HU, is spread widest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, auto
+
+import numpy as np
+
+from pipeline.geometry import Float32
+
+
+class Tissue(IntEnum):
+    """Value of a voxel in a label map (uint8)."""
+
+    AIR = 0
+    FAT = auto()
+    MUSCLE = auto()
+    LONGUS = auto()
+    SKIN = auto()
+    CSF = auto()
+    CORD = auto()
+    CORD_GRAY = auto()
+    NERVE = auto()
+    DURA = auto()
+    EPIDURAL_FAT = auto()
+    CORTEX = auto()
+    MARROW = auto()
+    SKULL_MARROW = auto()
+    TOOTH = auto()
+    NUCLEUS = auto()
+    ANNULUS = auto()
+    LIGAMENT = auto()
+    FLAVUM = auto()
+    INTERSPINOUS = auto()
+    CARTILAGE = auto()
+    ARTERY = auto()
+    VEIN = auto()
+    SINUS = auto()
+    MUCOSA = auto()
+    TONGUE = auto()
+    GLAND = auto()
+    THYROID = auto()
+    OESOPHAGUS = auto()
+    NODE = auto()
+    BRAINSTEM = auto()
+    BRAIN_WHITE = auto()
+    BRAIN_GRAY = auto()
+    CEREBELLUM = auto()
+    TENTORIUM = auto()
+    LUNG = auto()
+    TABLE = auto()
+    FOAM = auto()
+    HAEMATOMA = auto()
+    INTERSPINOUS_OEDEMA = auto()
+    CORD_OEDEMA = auto()
+    MARROW_OEDEMA = auto()
+    DISC_INJURY = auto()
+    FRACTURE_LINE = auto()
+
+
+@dataclass(frozen=True)
+class TissueRow:
+    """One row of the table.
+
+    Args:
+        hu: Mean over patients, HU.
+        hu_spread: Standard deviation between patients, HU.
+        hu_texture: Standard deviation inside one patient, HU.
+        t2: Mean T2 signal, CSF = 1.
+        stir: Mean STIR signal, CSF = 1.
+        mr_spread: Relative standard deviation of both signals between patients.
+        mr_texture: Standard deviation of the T2 signal inside one patient; STIR takes 0.7 of it.
+    """
+
+    hu: float
+    hu_spread: float
+    hu_texture: float
+    t2: float
+    stir: float
+    mr_spread: float
+    mr_texture: float
+
+
+T = Tissue
+TABLE: dict[Tissue, TissueRow] = {
+    T.AIR: TissueRow(-1000, 0, 0, 0.01, 0.01, 0, 0),
+    T.FAT: TissueRow(-105, 6, 8, 0.70, 0.07, 0.10, 0.035),
+    T.MUSCLE: TissueRow(55, 9, 7, 0.20, 0.23, 0.15, 0.022),
+    T.LONGUS: TissueRow(55, 9, 6, 0.20, 0.23, 0.15, 0.018),
+    T.SKIN: TissueRow(35, 20, 10, 0.32, 0.24, 0.15, 0.02),
+    T.CSF: TissueRow(10, 4, 1, 1.00, 1.00, 0, 0.012),
+    T.CORD: TissueRow(38, 10, 2, 0.40, 0.38, 0.08, 0.012),
+    T.CORD_GRAY: TissueRow(40, 10, 2, 0.50, 0.48, 0.07, 0.01),
+    T.NERVE: TissueRow(40, 8, 4, 0.45, 0.45, 0.10, 0.02),
+    T.DURA: TissueRow(50, 8, 3, 0.12, 0.10, 0.10, 0.01),
+    T.EPIDURAL_FAT: TissueRow(-75, 20, 9, 0.66, 0.10, 0.10, 0.03),
+    T.CORTEX: TissueRow(1050, 180, 80, 0.05, 0.03, 0.20, 0.008),
+    T.MARROW: TissueRow(270, 90, 60, 0.37, 0.15, 0.18, 0.03),
+    T.SKULL_MARROW: TissueRow(330, 150, 90, 0.42, 0.12, 0.20, 0.04),
+    T.TOOTH: TissueRow(2200, 300, 60, 0.03, 0.02, 0, 0),
+    T.NUCLEUS: TissueRow(85, 12, 7, 0.66, 0.52, 0.10, 0.03),
+    T.ANNULUS: TissueRow(105, 14, 7, 0.13, 0.10, 0.15, 0.015),
+    T.LIGAMENT: TissueRow(70, 12, 7, 0.08, 0.08, 0.15, 0.01),
+    T.FLAVUM: TissueRow(62, 10, 6, 0.14, 0.12, 0.15, 0.012),
+    T.INTERSPINOUS: TissueRow(5, 25, 14, 0.42, 0.16, 0.18, 0.05),
+    T.CARTILAGE: TissueRow(120, 50, 40, 0.24, 0.20, 0.15, 0.03),
+    T.ARTERY: TissueRow(48, 8, 3, 0.05, 0.05, 0.20, 0.01),
+    T.VEIN: TissueRow(52, 10, 4, 0.42, 0.48, 0.30, 0.03),
+    T.SINUS: TissueRow(58, 10, 4, 0.10, 0.10, 0.30, 0.01),
+    T.MUCOSA: TissueRow(45, 10, 7, 0.60, 0.60, 0.12, 0.03),
+    T.TONGUE: TissueRow(55, 8, 8, 0.30, 0.28, 0.15, 0.03),
+    T.GLAND: TissueRow(45, 20, 10, 0.45, 0.40, 0.15, 0.03),
+    T.THYROID: TissueRow(110, 25, 9, 0.45, 0.45, 0.15, 0.025),
+    T.OESOPHAGUS: TissueRow(42, 8, 6, 0.34, 0.36, 0.12, 0.03),
+    T.NODE: TissueRow(55, 12, 5, 0.45, 0.52, 0.12, 0.02),
+    T.BRAINSTEM: TissueRow(34, 9, 2, 0.40, 0.37, 0.07, 0.018),
+    T.BRAIN_WHITE: TissueRow(31, 9, 2, 0.36, 0.34, 0.07, 0.018),
+    T.BRAIN_GRAY: TissueRow(38, 9, 2, 0.50, 0.48, 0.07, 0.02),
+    T.CEREBELLUM: TissueRow(37, 9, 2, 0.47, 0.45, 0.07, 0.018),
+    T.TENTORIUM: TissueRow(58, 10, 4, 0.14, 0.12, 0.15, 0.01),
+    T.LUNG: TissueRow(-850, 40, 25, 0.03, 0.03, 0.20, 0.01),
+    T.TABLE: TissueRow(-80, 100, 8, 0.01, 0.01, 0, 0),
+    T.FOAM: TissueRow(-930, 25, 6, 0.01, 0.01, 0, 0),
+    T.HAEMATOMA: TissueRow(60, 7, 5, 0.58, 0.74, 0.10, 0.05),
+    T.INTERSPINOUS_OEDEMA: TissueRow(38, 9, 8, 0.66, 0.72, 0.10, 0.06),
+    T.CORD_OEDEMA: TissueRow(38, 10, 2, 0.70, 0.68, 0.08, 0.03),
+    T.MARROW_OEDEMA: TissueRow(285, 90, 45, 0.50, 0.58, 0.10, 0.04),
+    T.DISC_INJURY: TissueRow(80, 12, 8, 0.66, 0.70, 0.10, 0.05),
+    T.FRACTURE_LINE: TissueRow(70, 25, 10, 0.55, 0.62, 0.15, 0.03),
+}
+NERVOUS = (T.CORD, T.CORD_GRAY, T.CORD_OEDEMA, T.BRAINSTEM, T.BRAIN_WHITE, T.BRAIN_GRAY)
+
+
+@dataclass(frozen=True, eq=False)
+class Palette:
+    """The table as one patient has it; arrays of shape ``(tissue,)`` indexed by `Tissue`."""
+
+    hu: Float32
+    hu_texture: Float32
+    t2: Float32
+    stir: Float32
+    mr_texture: Float32
+    is_enhanced: bool
+    cord_csf_gap_hu: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Palette:
+        """Draw a patient's values; about 60% of patients have contrast agent in their vessels."""
+        rows = [TABLE[tissue] for tissue in Tissue]
+        normal = rng.standard_normal((4, len(rows))).clip(-2.5, 2.5)
+        hu = np.array([r.hu for r in rows]) + normal[0] * [r.hu_spread for r in rows]
+        spread = np.array([r.mr_spread for r in rows])
+        # what makes a tissue bright on T2 mostly makes it bright on STIR
+        t2 = np.array([r.t2 for r in rows]) * (1 + spread * normal[1])
+        stir = np.array([r.stir for r in rows]) * (1 + spread * (0.7 * normal[1] + 0.7 * normal[2]))
+        texture = np.array([r.hu_texture for r in rows]) * rng.uniform(0.5, 1.5)
+        mr_texture = np.array([r.mr_texture for r in rows]) * rng.uniform(0.6, 1.4)
+        enhanced = bool(rng.random() < 0.6)
+        gap = _set_nervous_system(hu, rng, enhanced)
+        if enhanced:
+            _enhance(hu, rng)
+        hu[T.LONGUS] = hu[T.MUSCLE] + rng.normal(0, 2)
+        hu[T.HAEMATOMA] = hu[T.MUSCLE] + rng.normal(5, 5)
+        hu[T.CORTEX] = max(hu[T.CORTEX], 2.2 * hu[T.MARROW] + 100)
+        return cls(*(_f32(a) for a in (hu, texture, t2, stir, mr_texture)), enhanced, gap)
+
+
+def _f32(values: np.ndarray) -> Float32:
+    out = values.astype(np.float32)
+    out.setflags(write=False)
+    return out
+
+
+def _set_nervous_system(hu: np.ndarray, rng: np.random.Generator, enhanced: bool) -> float:
+    """Tie brain, cord and CSF together; returns cord minus CSF in HU, 0 to 30."""
+    cord = rng.normal(38, 9) + (rng.uniform(0, 14) if enhanced else 0)
+    gap = float(rng.uniform(0, 30) if rng.random() < 0.9 else 0.0)
+    hu[T.CORD] = hu[T.CORD_OEDEMA] = cord
+    hu[T.CORD_GRAY] = cord + rng.uniform(0, 4)
+    hu[T.NERVE] = cord - gap * rng.uniform(0.2, 0.8)
+    hu[T.CSF] = cord - gap
+    hu[T.BRAINSTEM] = cord + rng.normal(-2, 2)
+    hu[T.BRAIN_WHITE] = hu[T.BRAINSTEM] + rng.normal(-1, 1.5)
+    hu[T.BRAIN_GRAY] = hu[T.BRAIN_WHITE] + rng.uniform(4, 9)
+    hu[T.CEREBELLUM] = hu[T.BRAIN_GRAY] + rng.normal(-1, 1.5)
+    hu[T.TENTORIUM] = cord + rng.uniform(8, 25)
+    hu[T.DURA] = cord + rng.uniform(2, 18)
+    return gap
+
+
+def _enhance(hu: np.ndarray, rng: np.random.Generator) -> None:
+    """Iodine: vessels first, then what is fed well by them."""
+    hu[T.ARTERY] = rng.uniform(100, 380)
+    venous = rng.uniform(0.15, 1.0) * rng.uniform(90, 330)
+    hu[T.VEIN] = max(hu[T.VEIN], venous)
+    hu[T.SINUS] = max(hu[T.SINUS], 0.8 * venous)
+    hu[T.THYROID] += rng.uniform(10, 80)
+    hu[T.MUCOSA] += rng.uniform(0, 50)
+    hu[T.GLAND] += rng.uniform(10, 45)
+    hu[T.NODE] += rng.uniform(5, 40)
+    hu[T.MUSCLE] += rng.uniform(0, 10)
+    hu[T.DURA] += rng.uniform(0, 20)
