@@ -48,14 +48,15 @@ class JobIdentity:
     Args:
         job_id: As `job_id` gives it.
         contrasts: The contrasts of the job, at least one, none twice.
-        seed: Of the generator, at least 0; `seed_of` unless a person chose one.
-        model_name: Such as ``"pseudomri-cervical"``.
-        model_version: Such as ``"1.0.0"``.
+        seed: Of the generator, at least 0; `seed_of` unless a person chose one, which is then
+            among the parameters too.
+        model_name: Such as ``"pseudomri-cervical"``; ASCII, at most 64 characters.
+        model_version: Such as ``"1.0.0"``; likewise.
         model_digest: SHA-256 of the model folder, as `digest_folder` gives it.
         parameters: Whatever else the pixels depend on: samples, steps, guidance.
 
     Raises:
-        ValueError: When a digest is no SHA-256, a name is empty, or the contrasts are wrong.
+        ValueError: When one of them breaks the above.
     """
 
     job_id: str
@@ -71,8 +72,14 @@ class JobIdentity:
         _check_digest("model_digest", self.model_digest)
         if not self.contrasts or len(set(self.contrasts)) != len(self.contrasts):
             raise ValueError(f"a job needs contrasts, each once, not {self.contrasts}")
-        if self.seed < 0 or not self.model_name or not self.model_version:
-            raise ValueError("a job needs a seed of at least 0, a model name and a model version")
+        if self.seed < 0:
+            raise ValueError(f"a seed is at least 0, not {self.seed}")
+        for name in (self.model_name, self.model_version):
+            # They go into DICOM texts, where a backslash would separate values (PS3.5 6.2).
+            if not (0 < len(name) <= 64 and name.isascii() and name.isprintable()) or "\\" in name:
+                raise ValueError(
+                    f"model name and version are 1 to 64 printable ASCII characters: {name!r}"
+                )
 
 
 def job_id(
@@ -94,7 +101,8 @@ def job_id(
         instance_digests: SOP Instance UID (0008,0018) and SHA-256 of each CT instance.
         model_digest: As `digest_folder` gives it.
         contrasts: What was asked for.
-        parameters: JSON values only, names are strings.
+        parameters: Whatever else the pixels depend on, such as the number of samples or a seed
+            that a person chose; JSON values only, names are strings.
 
     Raises:
         ValueError: For a digest that is none, no instance or contrast, or a UID given twice.
