@@ -1,0 +1,199 @@
+"""The durable workflow engine (DBOS): its database, its two queues, and the way into them.
+
+The engine's database says which step of which run is done; the ledger says what is true. Only ids
+and counters pass through the engine, nothing of a patient.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions, StepOptions
+
+from config.settings import Settings
+from node.errors import Retry
+from node.ledger.entries import Dispatch
+from node.ledger.syntheses import Syntheses
+
+APPLICATION: Final = "pseudomri"
+# Pinned: work is recovered only by the version that began it. Count it up when the order or the
+# meaning of the workflows' steps changes, not with every release.
+WORKFLOW_VERSION: Final = "1"
+SYNTHESIS_QUEUE: Final = "synthesis"
+DELIVERY_QUEUE: Final = "delivery"
+SYNTHESIS_WORKFLOW: Final = "synthesis"
+DELIVERY_WORKFLOW: Final = "delivery"
+# One model, one accelerator: two syntheses at a time would only share it.
+SYNTHESES_AT_A_TIME: Final = 1
+DELIVERIES_AT_A_TIME: Final = 8
+# One association to a destination at a time, so that a slow PACS gets no crowd of them.
+ASSOCIATIONS_PER_DESTINATION: Final = 1
+# How long a queued run waits to be seen; the cost is one indexed query.
+POLL_S: Final = 0.25
+# With doubling waits from one second: half a minute of a busy ledger, beyond its own patience.
+LEDGER_TRIES: Final = 6
+
+
+def engine_url(settings: Settings) -> str:
+    """Where the engine keeps its state: beside the ledger's file, or in its PostgreSQL."""
+    if settings.node.database_url:
+        return settings.node.database_url
+    return f"sqlite:///{settings.node.data_folder.absolute() / 'workflows.sqlite'}"
+
+
+def prepare_engine(url: str) -> None:
+    """Bring the engine's database into being; harmless when it is there."""
+    if url.startswith("sqlite:///"):
+        path = Path(url.removeprefix("sqlite:///"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            # The mode stays with the file. Without it a reader blocks the writer.
+            connection.execute("PRAGMA journal_mode = WAL")
+    DBOS.migrate(url)
+
+
+def engine_config(url: str, executor_id: str) -> DBOSConfig:
+    """The configuration of a process that runs workflows.
+
+    Args:
+        url: As `engine_url` gives it.
+        executor_id: The same after a restart, or the work of the process before is not taken up.
+    """
+    return DBOSConfig(
+        name=APPLICATION,
+        system_database_url=url,
+        application_version=WORKFLOW_VERSION,
+        executor_id=executor_id,
+        log_level="WARNING",
+        enable_otlp=False,
+    )
+
+
+def register_queues() -> None:
+    """Make the queues known; after `DBOS.launch`."""
+    DBOS.register_queue(
+        SYNTHESIS_QUEUE,
+        worker_concurrency=SYNTHESES_AT_A_TIME,
+        polling_interval_sec=POLL_S,
+        on_conflict="always_update",
+    )
+    DBOS.register_queue(
+        DELIVERY_QUEUE,
+        worker_concurrency=DELIVERIES_AT_A_TIME,
+        partition_worker_concurrency=ASSOCIATIONS_PER_DESTINATION,
+        polling_interval_sec=POLL_S,
+        on_conflict="always_update",
+    )
+
+
+def synthesis_id(job_id: str, run: int) -> str:
+    """The engine's id of a run; offering it twice is offering it once."""
+    return f"{job_id}-{run}"
+
+
+def delivery_id(delivery: int, number: int) -> str:
+    """The engine's id of one attempt of a delivery."""
+    return f"delivery-{delivery}-{number}"
+
+
+def synthesis_options(dispatch: Dispatch) -> EnqueueOptions:
+    """How a run enters the queue."""
+    return EnqueueOptions(
+        workflow_name=SYNTHESIS_WORKFLOW,
+        queue_name=SYNTHESIS_QUEUE,
+        workflow_id=synthesis_id(dispatch.job_id, dispatch.run),
+        app_version=WORKFLOW_VERSION,
+        # Without one it would run before all others.
+        priority=dispatch.priority,
+    )
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """One attempt of a delivery on its way through the queue.
+
+    Args:
+        delivery: Its id in the ledger.
+        destination: Its name; attempts to one destination queue behind each other.
+        priority: Lower goes first.
+        number: Counts all attempts, and so names the workflow.
+        tries: Counts the attempts since the delivery began or was retried.
+        refusals: How many of them ended in a refusal that was meant.
+        deadline: When to give up, as `node.clock` writes it.
+    """
+
+    delivery: int
+    destination: str
+    priority: int
+    number: int
+    tries: int
+    refusals: int
+    deadline: str
+
+
+def enqueue_delivery(ticket: Mapping[str, Any], wait_s: float = 0.0) -> None:
+    """Put an attempt into the queue, from inside a workflow, now or after a wait.
+
+    The wait belongs to the queue, not to a sleeping workflow: it holds no place that another
+    destination could use, and it survives a restart.
+    """
+    options = EnqueueOptions(
+        workflow_name=DELIVERY_WORKFLOW,
+        queue_name=DELIVERY_QUEUE,
+        workflow_id=delivery_id(ticket["delivery"], ticket["number"]),
+        app_version=WORKFLOW_VERSION,
+        priority=ticket["priority"],
+        queue_partition_key=ticket["destination"],
+    )
+    if wait_s > 0:
+        options["delay_seconds"] = wait_s
+    DBOS.enqueue_workflow_with_options(options, dict(ticket))
+
+
+def step_options(name: str) -> StepOptions:
+    """A step by this name that is run again when the ledger was busy."""
+    return StepOptions(
+        name=name,
+        retries_allowed=True,
+        max_attempts=LEDGER_TRIES,
+        interval_seconds=1.0,
+        should_retry=lambda error: isinstance(error, Retry),
+    )
+
+
+class Dispatcher:
+    """Offers queued syntheses to the engine, from any process.
+
+    Args:
+        syntheses: The ledger's verbs.
+        url: Of the engine, which `prepare_engine` has made ready.
+    """
+
+    def __init__(self, syntheses: Syntheses, url: str) -> None:
+        self._syntheses: Final = syntheses
+        self._client: Final = DBOSClient(system_database_url=url, application_name=APPLICATION)
+
+    def run_once(self) -> int:
+        """Offer every run that the engine does not have; how many that were."""
+        runs = self._syntheses.undispatched()
+        for dispatch in runs:
+            self._client.enqueue(synthesis_options(dispatch), dispatch.job_id, dispatch.run)
+            self._syntheses.mark_dispatched(dispatch.job_id, dispatch.run)
+        return len(runs)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.destroy()
+
+
+def workflow_states(client: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    """Id and status of the engine's workflows whose id begins so."""
+    for status in client.list_workflows(
+        workflow_id_prefix=prefix, load_input=False, load_output=False
+    ):
+        yield status.workflow_id, status.status

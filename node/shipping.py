@@ -1,0 +1,168 @@
+"""The delivery workflow: one attempt each, the next one in the queue after a wait.
+
+A destination that is down costs nobody a place: between attempts there is no workflow running, only
+a row in the engine's queue that becomes due. A delivery is delivered when every instance was
+accepted, and only those that were not are sent again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from datetime import timedelta
+from typing import Any, Final
+
+import structlog
+from dbos import DBOS
+
+from config.settings import DeliverySettings, Settings
+from node import engine
+from node.archive import Archive
+from node.clock import Clock, from_text, to_text
+from node.deliver import Rejected, read_header, resolve
+from node.engine import Ticket
+from node.errors import Refuse, Retry
+from node.intact import intact_output
+from node.ledger import Ledger
+from node.ledger.entries import Attempt
+from node.logs import describe
+from node.stages import Send
+from node.states import SynthesisState
+from node.status import is_accepted, is_permanent
+from node.workfiles import WorkFiles
+
+# A peer that says no means it, but it may be in the middle of being set up: not at the first no.
+MAXIMUM_REFUSALS: Final = 3
+
+log = structlog.get_logger()
+
+
+class Shipping:
+    """The part of the worker that delivers."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        archive: Archive,
+        send: Send,
+        clock: Clock,
+        actor: str,
+    ) -> None:
+        self._settings: Final = settings
+        self._ledger: Final = ledger
+        self._archive: Final = archive
+        self._send: Final = send
+        self._clock: Final = clock
+        self._actor: Final = actor
+
+    def begin(self, job_id: str, run: int) -> list[dict[str, Any]]:
+        """Make one delivery per destination; the tickets of those that wait for an attempt."""
+        del run
+        entry = self._ledger.syntheses.get(job_id)
+        series = self._ledger.series.get(entry.series_uid)
+        destinations = resolve(
+            self._settings.delivery,
+            series.calling_ae if series else None,
+            series.peer_address if series else None,
+        )
+        deadline = self._clock() + timedelta(seconds=self._settings.delivery.give_up_s)
+        return [
+            asdict(
+                Ticket(
+                    delivery=waiting.id,
+                    destination=waiting.destination.name,
+                    priority=waiting.priority,
+                    number=waiting.attempts + 1,
+                    tries=1,
+                    refusals=0,
+                    deadline=to_text(deadline),
+                )
+            )
+            for waiting in self._ledger.deliveries.begin(job_id, destinations, self._actor)
+        ]
+
+    def delivery(self, ticket: Ticket) -> str:
+        """One attempt, as a workflow; tells how it ended."""
+        result = DBOS.run_step(engine.step_options("attempt"), self._attempt_step, asdict(ticket))
+        if result["next"] is not None:
+            engine.enqueue_delivery(result["next"], result["wait_s"])
+        elif result["ended"] == "delivered":
+            DBOS.run_step(engine.step_options("commit"), self.commit, result["job_id"])
+        return str(result["ended"])
+
+    def commit(self, job_id: str) -> bool:
+        """Close a synthesis that every destination has, and forget its work files."""
+        entry = self._ledger.syntheses.get(job_id)
+        if entry.state not in {SynthesisState.DELIVERED, SynthesisState.COMMITTED}:
+            return False
+        self._ledger.syntheses.commit(job_id, self._actor)
+        for run in range(1, entry.run + 1):
+            WorkFiles(self._settings.node.data_folder / "work", job_id, run).remove()
+        log.info("committed", job=job_id[:12])
+        return True
+
+    def _attempt_step(self, fields: dict[str, Any]) -> dict[str, Any]:
+        ticket = Ticket(**fields)
+        delivery = self._ledger.deliveries.get(ticket.delivery)
+        ended: dict[str, Any] = {"job_id": delivery.job_id, "next": None, "wait_s": 0.0}
+        attempt = self._ledger.deliveries.begin_attempt(ticket.delivery)
+        if attempt is None:
+            # It was ended by a life of this step that died before the engine heard of it.
+            state = self._ledger.deliveries.get(ticket.delivery).state
+            return {**ended, "ended": str(state)}
+        with structlog.contextvars.bound_contextvars(
+            job=delivery.job_id[:12], destination=ticket.destination
+        ):
+            problem, is_refusal = self._try(attempt)
+            if problem is None:
+                self._ledger.deliveries.delivered(attempt, self._actor)
+                log.info("delivered", instances=len(attempt.remaining))
+                return {**ended, "ended": "delivered"}
+            refusals = ticket.refusals + is_refusal
+            wait_s = backoff_s(self._settings.delivery, ticket.tries)
+            due = self._clock() + timedelta(seconds=wait_s)
+            if refusals >= MAXIMUM_REFUSALS or due > from_text(ticket.deadline):
+                log.error("delivery failed", reason=problem)
+                self._ledger.deliveries.fail(attempt, problem, self._actor)
+                return {**ended, "ended": "failed"}
+            log.warning("delivery postponed", reason=problem, wait_s=wait_s)
+            self._ledger.deliveries.postpone(attempt, problem, self._actor)
+        number = self._ledger.deliveries.get(ticket.delivery).attempts + 1
+        following = replace(ticket, number=number, tries=ticket.tries + 1, refusals=refusals)
+        return {**ended, "ended": "postponed", "next": asdict(following), "wait_s": wait_s}
+
+    def _try(self, attempt: Attempt) -> tuple[str | None, bool]:
+        """Send what remains; what went wrong, if anything, and whether the peer meant it."""
+        refused: dict[int, int] = {}
+        try:
+            instances = [
+                read_header(intact_output(self._archive, output.path, output.digest))
+                for output in attempt.remaining
+            ]
+            answers = self._send(
+                instances,
+                attempt.destination,
+                self._settings.node.ae_title,
+                self._settings.delivery.network_timeout_s,
+            )
+            for answer in answers:
+                self._ledger.deliveries.answer(attempt, answer.sop_instance_uid, answer.status)
+                if not is_accepted(answer.status):
+                    refused[answer.status] = refused.get(answer.status, 0) + 1
+        except (Rejected, Refuse) as error:
+            return describe(error), True
+        except Retry as error:
+            return describe(error), False
+        except Exception as error:
+            # Ours to mend, and it may be a file that cannot be read now: it counts as a no.
+            return describe(error), True
+        if not refused:
+            return None, False
+        counts = ", ".join(f"{n} with 0x{status:04X}" for status, n in sorted(refused.items()))
+        return f"the peer refused instances: {counts}", any(map(is_permanent, refused))
+
+
+def backoff_s(settings: DeliverySettings, tries: int) -> float:
+    """How long to wait after so many tries: doubling, up to the longest wait."""
+    # 2.0 ** 60 seconds is beyond any limit; it keeps the power finite.
+    return min(settings.first_retry_s * 2.0 ** min(tries - 1, 60), settings.longest_retry_s)

@@ -1,0 +1,173 @@
+"""What a run keeps between its steps: one file a step, whole or absent, removed when it is closed.
+
+A worker that died in a later step goes on from these, so they hold arrays and figures only, no
+header of the CT: `work/JOB_ID-RUN/stack.npz` and `synthesis.npz` in the data folder.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from zipfile import BadZipFile
+
+import numpy as np
+
+from pipeline.geometry import Float32, Grid, Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The sagittal stack of a CT that passed the gate.
+
+    Args:
+        stack: HU on the grid of the model.
+        header_uids: SOP Instance UIDs of the CT in slice order.
+        measurements: JSON: what the gate measured.
+        warnings: What a reader of the result should know.
+        timings_s: Seconds by stage.
+    """
+
+    stack: Volume
+    header_uids: tuple[str, ...]
+    measurements: Mapping[str, Any]
+    warnings: tuple[str, ...]
+    timings_s: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """The result of the model, before it is marked.
+
+    Args:
+        images: ``(contrast, slice, row, column)`` signal relative to CSF, float32.
+        spread: The same shape, or empty when no ensemble was run.
+        contrasts: Names along the first axis.
+        grid: Where the images are.
+        facts: JSON: seed, samples, device, dtype, model, as the synthesis reports them.
+        timings_s: Seconds by stage.
+    """
+
+    images: Float32
+    spread: Float32
+    contrasts: tuple[str, ...]
+    grid: Grid
+    frame_of_reference_uid: str
+    facts: Mapping[str, Any]
+    timings_s: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        if self.images.shape != (len(self.contrasts), *self.grid.shape):
+            raise ValueError(
+                f"images are {self.images.shape}, expected {len(self.contrasts)} contrasts of"
+                f" {self.grid.shape}"
+            )
+
+
+class WorkFiles:
+    """The work folder of one run.
+
+    Args:
+        folder: Of all runs; made when missing.
+        job_id: Of the synthesis.
+        run: A retry starts with nothing of the run before it.
+    """
+
+    def __init__(self, folder: Path, job_id: str, run: int) -> None:
+        self._folder: Final = folder / f"{job_id}-{run}"
+
+    def save_prepared(self, prepared: Prepared) -> None:
+        """Keep the stack, durably."""
+        facts = {
+            "frame_of_reference_uid": prepared.stack.frame_of_reference_uid,
+            "header_uids": list(prepared.header_uids),
+            "measurements": dict(prepared.measurements),
+            "warnings": list(prepared.warnings),
+            "timings_s": dict(prepared.timings_s),
+        }
+        grid = prepared.stack.grid
+        self._save("stack.npz", facts, values=prepared.stack.values, affine=grid.affine)
+
+    def load_prepared(self) -> Prepared | None:
+        """The stack, or None when the step that keeps it must run (again)."""
+        loaded = self._load("stack.npz")
+        if loaded is None:
+            return None
+        facts, arrays = loaded
+        values = arrays["values"]
+        grid = Grid(values.shape, arrays["affine"])
+        return Prepared(
+            Volume(values, grid, facts["frame_of_reference_uid"]),
+            tuple(facts["header_uids"]),
+            facts["measurements"],
+            tuple(facts["warnings"]),
+            facts["timings_s"],
+        )
+
+    def save_made(self, made: Made) -> None:
+        """Keep the result of the model, durably."""
+        facts = {
+            "contrasts": list(made.contrasts),
+            "frame_of_reference_uid": made.frame_of_reference_uid,
+            "facts": dict(made.facts),
+            "timings_s": dict(made.timings_s),
+        }
+        arrays = {"images": made.images, "spread": made.spread, "affine": made.grid.affine}
+        self._save("synthesis.npz", facts, **arrays)
+
+    def load_made(self) -> Made | None:
+        """The result, or None when the step that keeps it must run (again)."""
+        loaded = self._load("synthesis.npz")
+        if loaded is None:
+            return None
+        facts, arrays = loaded
+        images = arrays["images"]
+        return Made(
+            images,
+            arrays["spread"],
+            tuple(facts["contrasts"]),
+            Grid(images.shape[1:], arrays["affine"]),
+            facts["frame_of_reference_uid"],
+            facts["facts"],
+            facts["timings_s"],
+        )
+
+    def remove(self) -> None:
+        """Forget the run; harmless when it is forgotten."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _save(self, name: str, facts: Mapping[str, Any], **arrays: Any) -> None:
+        content = io.BytesIO()
+        text = json.dumps(facts, sort_keys=True, allow_nan=False)
+        np.savez(content, facts=np.frombuffer(text.encode(), dtype=np.uint8), **arrays)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        part = self._folder / f"{name}.part"
+        with part.open("wb") as stream:
+            stream.write(content.getbuffer())
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(self._folder / name)
+        _sync_folder(self._folder)
+
+    def _load(self, name: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        try:
+            with np.load(self._folder / name, allow_pickle=False) as stored:
+                arrays = {key: stored[key] for key in stored.files}
+        except (FileNotFoundError, BadZipFile):
+            return None
+        facts: dict[str, Any] = json.loads(arrays.pop("facts").tobytes())
+        return facts, arrays
+
+
+def _sync_folder(folder: Path) -> None:
+    # A rename is durable only when its folder is.
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
