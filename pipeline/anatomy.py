@@ -1,0 +1,340 @@
+"""Is this a neck, where is its canal, and which way is its middle: the gate and the plane.
+
+Every refusal names what was measured, the limit and what to do. The limits come from trials on
+few necks (see docs); they are wide on purpose, since a decline costs a patient the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+from scipy import ndimage
+
+from pipeline.canal import (
+    RING_RAYS,
+    SEARCH_SPACING_MM,
+    center_on_ring,
+    find_path,
+    ring_radii,
+    search_volume,
+)
+from pipeline.canal_width import CanalWidths, measure_widths
+from pipeline.curve import SpinalCurve
+from pipeline.errors import Declined
+from pipeline.geometry import Float64, Volume
+from pipeline.landmarks import (
+    find_cranial_opening,
+    find_dens,
+    find_first_ribs,
+)
+from pipeline.levels import (
+    DENS_TO_C23_MM,
+    FORAMEN_TO_C23_MM,
+    RIB_TO_C7T1_MM,
+    Anchor,
+    Level,
+    LevelChain,
+    find_levels,
+    front_wall,
+)
+from pipeline.slices import check_resolution
+from pipeline.straighten import ARC_STEP_MM, StraightSpine, straighten
+from pipeline.symmetry import MidsagittalPlane, find_plane
+
+# Muscle and brain: 30 to 70 HU, a little more with contrast. Raw units or a density map miss it.
+SOFT_TISSUE_HU = (15.0, 100.0)
+# C2 to C5; a head CT ends before.
+SHORTEST_CANAL_MM = 70.0
+# Foramen magnum to T1 of a small adult.
+SHORTEST_BELOW_SKULL_MM = 112.0
+# From a stenotic canal to the widest of a tall man, bone to bone.
+RING_AP_MM = (9.0, 24.0)
+RING_LR_MM = (14.0, 38.0)
+# Vertebral bodies fill half of the space in front of the canal, laminae less of that behind it.
+BODY_SHARE = 0.5
+BEHIND_OF_BODY_SHARE = 0.5
+# Correlation of the bones with their mirror image; random bone gives under 0.3.
+LOWEST_SYMMETRY = 0.5
+# Above the canal's cranial end: to the clivus. Below the foramen magnum: to T4.
+STRAIGHT_ABOVE_MM = 25.0
+STRAIGHT_BELOW_MM = 200.0
+# C2/3 to C7/T1 of adults; outside, the names are doubtful.
+CERVICAL_MM = (55.0, 108.0)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of the spine the CT shows.
+
+    Args:
+        canal_mm: Length of the canal found.
+        below_skull_mm: Length of canal below the foramen magnum (found, or reckoned from the
+            dens).
+        upper_anchor: What C2/3 was reckoned from.
+    """
+
+    canal_mm: float
+    below_skull_mm: float
+    upper_anchor: str
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """What is known about the neck in a CT that passed the gate.
+
+    Args:
+        centerline_mm: ``(n, 3)`` LPS, middle of the canal, cranial to caudal, 1 mm apart.
+        plane: Mid-sagittal plane of the cervical spine.
+        levels: Discs, C2/3 first.
+        levels_confirmed: Whether the names can be trusted; if not, show them as unconfirmed.
+        canal_ap_mm: Anteroposterior diameter by vertebra; a withheld one is absent.
+        canal_ap_withheld: By vertebra, why there is no diameter.
+        coverage: How much of the spine there is.
+        warnings: What a reader should know.
+        measurements: Every number the gate judged, for the record.
+    """
+
+    centerline_mm: Float64
+    plane: MidsagittalPlane
+    levels: tuple[Level, ...]
+    levels_confirmed: bool
+    canal_ap_mm: Mapping[str, float]
+    canal_ap_withheld: Mapping[str, str]
+    coverage: Coverage
+    warnings: tuple[str, ...]
+    measurements: Mapping[str, float]
+
+
+def find_anatomy(volume: Volume) -> Anatomy:
+    """Find the cervical spine of a CT, or say why there is none to work with.
+
+    Args:
+        volume: HU on any grid; a tilted or rotated one is resampled upright by its affine.
+
+    Raises:
+        Declined: ``slices.coarse``, ``pixels.coarse``, ``hu.scale``, ``canal.absent``,
+            ``canal.short``, ``canal.ring``, ``skull.caudal``, ``canal.bodies``,
+            ``canal.symmetry``, ``coverage.no_anchor``, ``coverage.short``.
+    """
+    check_resolution(volume.grid.spacing_mm)
+    measured: dict[str, float] = {}
+    search = search_volume(volume)
+    _check_hu_scale(search, measured)
+    curve = _canal(search, measured)
+    plane, measured["symmetry"] = find_plane(search, curve)
+    measured["yaw_deg"], measured["roll_deg"] = plane.yaw_deg, plane.roll_deg
+    curve = SpinalCurve.through(curve.point_mm, 1.0, 0.0, plane.normal)
+    _check_ring(search, curve, measured)
+    cranial_mm = _cranial_opening(search, curve, measured)
+    spine = _straight(volume, curve, plane, cranial_mm)
+    wall_mm = front_wall(spine)
+    _check_bodies(spine, wall_mm, measured)
+    _check_symmetry(measured)
+    upper, source = _upper_anchor(spine, wall_mm, cranial_mm, measured)
+    coverage = _coverage(curve, upper, source, measured)
+    lower = _lower_anchor(spine, upper, measured)
+    chain = find_levels(spine, wall_mm, upper, lower)
+    widths = measure_widths(volume, search, curve, chain.levels)
+    for count, score in chain.scores.items():
+        measured[f"chain_score_{count}_gaps"] = score
+    confirmed, warnings = _warnings(chain, widths)
+    return Anatomy(
+        centerline_mm=curve.point_mm,
+        plane=plane,
+        levels=chain.levels,
+        levels_confirmed=confirmed,
+        canal_ap_mm=widths.ap_mm,
+        canal_ap_withheld=widths.withheld,
+        coverage=coverage,
+        warnings=warnings,
+        measurements=MappingProxyType(measured),
+    )
+
+
+def _check_hu_scale(search: Volume, measured: dict[str, float]) -> None:
+    """The commonest value between fat and bone must be that of soft tissue."""
+    inside = search.values[(search.values > -50) & (search.values < 250)]
+    counts, edges = np.histogram(inside, bins=60, range=(-50, 250))
+    smoothed = ndimage.gaussian_filter1d(counts.astype(np.float64), 1.0)
+    mode = float(edges[smoothed.argmax()]) + 2.5 if inside.size else float("nan")
+    measured["soft_tissue_hu"] = mode
+    if not SOFT_TISSUE_HU[0] <= mode <= SOFT_TISSUE_HU[1]:
+        raise Declined(
+            "hu.scale",
+            found=f"soft tissue at {mode:.0f} HU",
+            expected=f"{SOFT_TISSUE_HU[0]:g} to {SOFT_TISSUE_HU[1]:g} HU",
+            remedy="Check the rescale of the series; send the conventional reconstruction.",
+        )
+
+
+def _canal(search: Volume, measured: dict[str, float]) -> SpinalCurve:
+    path = find_path(search)
+    length_mm = 0.0 if path is None else (len(path.point_mm) - 1) * SEARCH_SPACING_MM
+    measured["canal_height_mm"] = length_mm
+    if path is None or length_mm < SHORTEST_CANAL_MM:
+        raise Declined(
+            "canal.short" if path is not None else "canal.absent",
+            found=f"{length_mm:.0f} mm of continuous bony canal",
+            expected=f"at least {SHORTEST_CANAL_MM:g} mm",
+            remedy="Send a CT that covers the cervical spine.",
+        )
+    measured["canal_score"] = path.mean_score
+    curve = center_on_ring(search, path)
+    measured["canal_mm"] = curve.length_mm
+    return curve
+
+
+def _check_ring(search: Volume, curve: SpinalCurve, measured: dict[str, float]) -> None:
+    """Median bony diameters of the canal below the atlas."""
+    radii = ring_radii(search, curve)[20:]  # the atlas is wider than any canal below it
+    quarter = RING_RAYS // 4
+
+    def wall(ray: int) -> Float64:
+        fan = radii[:, [(ray + k) % RING_RAYS for k in (-1, 0, 1)]]
+        return fan[np.isfinite(fan)]
+
+    sides = [wall(ray * quarter) for ray in range(4)]
+    front, right, back, left = (float(np.median(w)) if w.size else np.nan for w in sides)
+    measured["ring_ap_mm"], measured["ring_lr_mm"] = front + back, right + left
+    for name, value, limits in (
+        ("front to back", front + back, RING_AP_MM),
+        ("side to side", right + left, RING_LR_MM),
+    ):
+        if not limits[0] <= value <= limits[1]:
+            raise Declined(
+                "canal.ring",
+                found=f"a canal {value:.0f} mm wide {name}",
+                expected=f"{limits[0]:g} to {limits[1]:g} mm",
+                remedy="Send a CT of the cervical spine in a standard orientation.",
+            )
+
+
+def _cranial_opening(
+    search: Volume, curve: SpinalCurve, measured: dict[str, float]
+) -> float | None:
+    """Arc length of the foramen magnum; refuses a skull at the wrong end."""
+    opening = find_cranial_opening(search, curve)
+    if opening is not None:
+        measured["foramen_magnum_mm"] = opening.arc_mm
+        measured["cranial_cavity_mm"] = opening.cavity_mm
+        return opening.arc_mm
+    upside_down = SpinalCurve.through(curve.point_mm[::-1], 1.0)
+    wrong = find_cranial_opening(search, upside_down)
+    if wrong is not None:
+        raise Declined(
+            "skull.caudal",
+            found=f"{wrong.cavity_mm:.0f} mm of cranial cavity at the caudal end",
+            expected="the skull at the cranial end",
+            remedy="Correct Image Position or Image Orientation (Patient) at the source.",
+        )
+    return None
+
+
+def _straight(
+    volume: Volume, curve: SpinalCurve, plane: MidsagittalPlane, cranial_mm: float | None
+) -> StraightSpine:
+    end = STRAIGHT_BELOW_MM + (cranial_mm if cranial_mm is not None else 0.0)
+    points = curve.point_mm[curve.arc_mm <= end]
+    upper = SpinalCurve.through(points, 1.0, 0.0, plane.normal).extended_up(STRAIGHT_ABOVE_MM)
+    fine = SpinalCurve.through(upper, ARC_STEP_MM, -STRAIGHT_ABOVE_MM, plane.normal)
+    return straighten(volume, fine)
+
+
+def _check_bodies(spine: StraightSpine, wall_mm: Float64, measured: dict[str, float]) -> None:
+    """Bone fills the front of a spine, not the back: catches flips and hip bones."""
+    below_atlas = spine.arc_mm > 20
+    beside = np.abs(np.abs(spine.right_mm) - 7.0) <= 1.0
+    is_bone = (spine.values[below_atlas][:, :, beside] > 150).mean(axis=2)
+    shares = []
+    for sign in (1, -1):
+        depth = sign * spine.front_mm[None, :] - wall_mm[below_atlas, None]
+        in_body = (depth >= 5.0) & (depth <= 11.0)
+        shares.append(float((is_bone * in_body).sum() / max(1, in_body.sum())))
+    measured["bone_in_front"], measured["bone_behind"] = shares
+    if shares[0] < BODY_SHARE or shares[1] > BEHIND_OF_BODY_SHARE * shares[0]:
+        raise Declined(
+            "canal.bodies",
+            found=f"bone in {shares[0]:.0%} of the space in front of the canal, in {shares[1]:.0%} "
+            "behind it",
+            expected=f"at least {BODY_SHARE:.0%} in front, under half as much behind",
+            remedy="Check the orientation in the header; send a CT of the cervical spine.",
+        )
+
+
+def _check_symmetry(measured: dict[str, float]) -> None:
+    if measured["symmetry"] < LOWEST_SYMMETRY:
+        raise Declined(
+            "canal.symmetry",
+            found=f"bones that match their mirror image by {measured['symmetry']:.2f}",
+            expected=f"at least {LOWEST_SYMMETRY:g}",
+            remedy="The neck is too twisted, or this is no spine; reformat by hand.",
+        )
+
+
+def _upper_anchor(
+    spine: StraightSpine, wall_mm: Float64, cranial_mm: float | None, measured: dict[str, float]
+) -> tuple[Anchor, str]:
+    """Where C2/3 is expected, and from what."""
+    dens_mm = find_dens(spine, wall_mm)
+    if dens_mm is not None:
+        measured["dens_mm"] = dens_mm
+    from_dens = None if dens_mm is None else dens_mm + DENS_TO_C23_MM[0]
+    from_skull = None if cranial_mm is None else cranial_mm + FORAMEN_TO_C23_MM[0]
+    if from_skull is not None and from_dens is not None:
+        mean = (from_skull + from_dens) / 2
+        return Anchor(mean, FORAMEN_TO_C23_MM[1]), "foramen magnum and dens"
+    if from_skull is not None:
+        return Anchor(from_skull, FORAMEN_TO_C23_MM[1]), "foramen magnum"
+    if from_dens is not None:
+        return Anchor(from_dens, DENS_TO_C23_MM[1]), "dens"
+    raise Declined(
+        "coverage.no_anchor",
+        found="neither foramen magnum nor dens",
+        expected="at least one of them, to count vertebrae from",
+        remedy="Send a CT that begins at the skull base.",
+    )
+
+
+def _coverage(
+    curve: SpinalCurve, upper: Anchor, source: str, measured: dict[str, float]
+) -> Coverage:
+    skull_mm = upper.arc_mm - FORAMEN_TO_C23_MM[0]
+    below_mm = float(curve.arc_mm[-1]) - skull_mm
+    measured["below_skull_mm"] = below_mm
+    if below_mm < SHORTEST_BELOW_SKULL_MM:
+        raise Declined(
+            "coverage.short",
+            found=f"{below_mm:.0f} mm of canal below the foramen magnum",
+            expected=f"at least {SHORTEST_BELOW_SKULL_MM:g} mm, down to T1",
+            remedy="Send a CT that covers the whole cervical spine.",
+        )
+    return Coverage(curve.length_mm, below_mm, source)
+
+
+def _lower_anchor(spine: StraightSpine, upper: Anchor, measured: dict[str, float]) -> Anchor | None:
+    # C7/T1 lies 55 to 108 mm below C2/3.
+    between = (upper.arc_mm + CERVICAL_MM[0], upper.arc_mm + CERVICAL_MM[1] + 2)
+    rib_mm = find_first_ribs(spine, between)
+    if rib_mm is None:
+        return None
+    measured["first_rib_mm"] = rib_mm
+    return Anchor(rib_mm + RIB_TO_C7T1_MM[0], RIB_TO_C7T1_MM[1])
+
+
+def _warnings(chain: LevelChain, widths: CanalWidths) -> tuple[bool, tuple[str, ...]]:
+    """Whether the names stand, and what to tell the reader."""
+    warnings = []
+    reason = chain.reason
+    arcs = {level.name: level.arc_mm for level in chain.levels}
+    cervical_mm = arcs["C7/T1"] - arcs["C2/3"]
+    if not reason and not CERVICAL_MM[0] <= cervical_mm <= CERVICAL_MM[1]:
+        reason = f"C2/3 to C7/T1 spans {cervical_mm:.0f} mm"
+    if reason:
+        warnings.append(f"levels unconfirmed: {reason}")
+    if widths.withheld:
+        causes = "; ".join(f"{name}: {why}" for name, why in widths.withheld.items())
+        warnings.append(f"canal diameter withheld ({causes})")
+    return not reason, tuple(warnings)
