@@ -181,6 +181,12 @@ def _associate(
         if getattr(answer, "result", None) == REJECTED_PERMANENT:
             raise Rejected(message)
         raise Unreachable(message)
+    if assoc.rejected_contexts:
+        # pynetdicom aborts an association of which no context was accepted.
+        refused = ", ".join(
+            sorted({UID(str(cx.abstract_syntax)).name for cx in assoc.rejected_contexts})
+        )
+        raise Rejected(f"{_named(destination)} accepts no presentation context for {refused}")
     raise Unreachable(f"{_named(destination)} gave no association: nothing listens, or it aborted")
 
 
