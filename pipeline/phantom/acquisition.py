@@ -38,16 +38,16 @@ def stack_grid(
     shape: tuple[int, int, int] = STACK_SHAPE,
     spacing_mm: tuple[float, float, float] = STACK_SPACING_MM,
 ) -> Grid:
-    """A sagittal stack as a reformat along the canal would lie: near the midline, not exactly on it.
+    """A sagittal stack as a reformat along the canal would lie, a little off the midline.
 
-    Column to posterior, row to the feet, slice to the patient's right; a little turned.
+    Column to posterior, row to the feet, slice to the patient's right.
     """
     rng = stream(person.seed, Stream.STACK)
     size = person.size
     extent = np.array(shape) * spacing_mm
     column = rng.uniform(0.42, 0.60) * extent[2]
     lowest = min(80.0, 188.0 - 118.0 * size)
-    top = rng.uniform(34.0, max(lowest, 36.0))
+    top = rng.uniform(min(42.0, lowest - 4), lowest)
     aside = rng.uniform(-3.0, 3.0)
     yaw, roll = np.deg2rad(rng.normal(0, 1.5, 2).clip(-3.5, 3.5))
     canal_y = 7.0

@@ -15,7 +15,7 @@ from pipeline.phantom.canvas import Canvas, Region, capsule, inside_all
 from pipeline.phantom.injuries import Finding, Injuries
 from pipeline.phantom.noise import Field, Profile
 from pipeline.phantom.spine import Spine
-from pipeline.phantom.tissues import Tissue as T
+from pipeline.phantom.tissues import Tissue
 
 CORD_KNOTS_MM = (-14.0, 2.0, 20.0, 38.0, 56.0, 74.0, 92.0, 110.0, 130.0, 155.0, 200.0)
 CORD_CENTER_LIMITS = (0.36, 0.62)
@@ -152,13 +152,17 @@ def paint_canal(canvas: Canvas, canal: Canal, spine: Spine, injuries: Injuries) 
     width, half_side = canal.width(box.s), canal.half_side(box.s)
     top = box.s + 1 * canal.size
     bony_front = np.clip(6 - box.s, 0, 16) * 0.35
-    box.paint(T.EPIDURAL_FAT, inside_all(_tube(box, bony_front, -width, half_side), top))
+    box.paint(Tissue.EPIDURAL_FAT, inside_all(_tube(box, bony_front, -width, half_side), top))
     _paint_vein_plexus(box, front, top)
     sac = _tube(box, front, back, half_side - 0.8)
-    box.paint(T.DURA, inside_all(sac + canal.dura, top + 1))
+    box.paint(Tissue.DURA, inside_all(sac + canal.dura, top + 1))
     moving = 1 - 0.05 * np.clip(canal.flow.smooth(box.at.x, box.at.y, box.at.z), 0, 3)
     palette = canvas.palette
-    box.paint(T.CSF, inside_all(sac, top + 11), t2=(palette.t2[T.CSF] * moving).astype(np.float32))
+    box.paint(
+        Tissue.CSF,
+        inside_all(sac, top + 11),
+        t2=(palette.t2[Tissue.CSF] * moving).astype(np.float32),
+    )
     _paint_cord(box, canal, spine, injuries, front, back, sac)
 
 
@@ -175,7 +179,7 @@ def _paint_vein_plexus(box: Region, front: Float32, top: Float32) -> None:
     """Epidural veins beside the midline in front of the sac."""
     side = np.abs(box.x)
     vein = inside_all(1.2 - np.abs(box.n - front - 0.4), 2.4 - np.abs(side - 7.5), top - 20)
-    box.paint(T.VEIN, vein)
+    box.paint(Tissue.VEIN, vein)
 
 
 def _paint_cord(
@@ -198,13 +202,13 @@ def _paint_cord(
     n, x = box.n - center, box.x
     half = depth / 2
     ring = np.sqrt((n / half) ** 2 + (x / half_side) ** 2)
-    cord = inside_all(((1 - ring) * half).astype(np.float32), box.s + 8 * canal.size)
+    cord = inside_all(((1 - ring) * half).astype(np.float32), box.s + 12 * canal.size)
     _paint_rootlets(box, canal, sac, cord, n)
-    box.paint(T.CORD, inside_all(cord, sac + 0.6))
+    box.paint(Tissue.CORD, inside_all(cord, sac + 0.6))
     horn = np.hypot((np.abs(x) - 0.26 * half_side) / (0.20 * half_side), n / (0.58 * half))
     commissure = np.hypot(x / (0.35 * half_side), n / (0.16 * half))
     gray = (1 - np.minimum(horn, commissure)) * 1.2
-    box.paint(T.CORD_GRAY, inside_all(gray, cord - 0.8))
+    box.paint(Tissue.CORD_GRAY, inside_all(gray, cord - 0.8))
     if oedema:
         long = 5 + 15 * oedema.severity
         shift = 6 * (oedema.shape[0] - 0.5)
@@ -214,7 +218,7 @@ def _paint_cord(
         # an injured cord has no sharp border
         soft = np.clip(spot / 2.0, 0, 1) - 0.5
         box.paint(
-            T.CORD_OEDEMA,
+            Tissue.CORD_OEDEMA,
             (soft * box.canvas.edge_mm).astype(np.float32),
             is_hidden_on_ct=True,
         )
@@ -228,7 +232,7 @@ def _paint_rootlets(box: Region, canal: Canal, sac: Float32, cord: Float32, n: F
     if not len(part.index):
         return
     thread = canal.root.smooth(part.at.x, part.n, part.s)
-    part.paint(T.NERVE, (0.9 * (thread - 1.4)).astype(np.float32))
+    part.paint(Tissue.NERVE, (0.9 * (thread - 1.4)).astype(np.float32))
 
 
 def paint_roots(canvas: Canvas, canal: Canal, spine: Spine) -> None:
@@ -239,7 +243,9 @@ def paint_roots(canvas: Canvas, canal: Canal, spine: Spine) -> None:
         if not low - 10 < at < high + 10:
             continue
         box = canvas.between((at - 12, at + 9), (-canal.width.at(at), 5), 30)
-        free = np.isin(box.labels, (T.EPIDURAL_FAT, T.FAT, T.MUSCLE, T.CSF, T.DURA))
+        free = np.isin(
+            box.labels, (Tissue.EPIDURAL_FAT, Tissue.FAT, Tissue.MUSCLE, Tissue.CSF, Tissue.DURA)
+        )
         box = box.where(free)
         if not len(box.index):
             continue
@@ -247,6 +253,6 @@ def paint_roots(canvas: Canvas, canal: Canal, spine: Spine) -> None:
             (np.abs(box.x), box.n, box.s),
             (8.0, -0.5 * canal.width.at(at), at - 5),
             (24.0, -3.0, at + 3),
-            1.7 * canal.size,
+            1.4 * canal.size,
         )
-        box.paint(T.NERVE, root)
+        box.paint(Tissue.NERVE, root)

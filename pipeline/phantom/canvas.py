@@ -7,7 +7,6 @@ of 0.6 mm stays visible at 0.75 mm without sampling the plane more finely.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +67,7 @@ class Canvas:
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Some points of a canvas: ``s`` along, ``n`` normal, ``x`` lateral; ``index`` in the canvas."""
+    """Some points of a canvas: ``s`` along, ``n`` normal, ``x`` lateral."""
 
     canvas: Canvas
     index: Index
@@ -178,4 +177,8 @@ def inside_all(*distances: Float32) -> Float32:
     return out
 
 
-Painter = Callable[[Canvas], None]
+def blend(first: Float32, second: Float32, width_mm: float) -> Float32:
+    """Signed distance to the union, with the groove between the two filled."""
+    weight = np.clip(0.5 + 0.5 * (first - second) / width_mm, 0, 1)
+    out: Float32 = second + (first - second) * weight + width_mm * weight * (1 - weight)
+    return out

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.geometry import Float32
-from pipeline.phantom.canvas import Canvas, Region, capsule, ellipsoid, inside_all
+from pipeline.phantom.canvas import Canvas, Region, blend, capsule, ellipsoid, inside_all
 from pipeline.phantom.noise import Profile
 from pipeline.phantom.spine import C2_END_MM, Spine, bone
-from pipeline.phantom.tissues import Tissue as T
+from pipeline.phantom.tissues import Tissue
 
 
 @dataclass(frozen=True)
@@ -87,21 +87,22 @@ def _paint_ligaments(box: Region, part: Craniovertebral) -> None:
         24 * size - box.s,
         box.s + 8,
         9 - np.abs(box.x),
+        24 - np.hypot(box.n - 8, 0.9 * (box.s - 8)) * 1.3,
     )
-    box.paint(T.FAT, around - 0.4, hu=-60.0)
+    box.paint(Tissue.FAT, around - 0.4, hu=-60.0)
     behind = inside_all(
         slab_between(box.n, axis - half - 2.2, axis - half - 0.1),
         26 * size - box.s,
         box.s + 4,
         11 - np.abs(box.x),
     )
-    box.paint(T.LIGAMENT, behind)
+    box.paint(Tissue.LIGAMENT, behind)
     apical = capsule((box.s, box.n), (0.0, 5.0), (-7.0, 7.5), 1.0)
-    box.paint(T.LIGAMENT, inside_all(apical, 3 - np.abs(box.x)))
+    box.paint(Tissue.LIGAMENT, inside_all(apical, 3 - np.abs(box.x)))
     membrane = capsule((box.s, box.n), (3.0, 17.0 * size), (-8.0, 9.0), 0.9)
-    box.paint(T.LIGAMENT, inside_all(membrane, 12 - np.abs(box.x)))
+    box.paint(Tissue.LIGAMENT, inside_all(membrane, 12 - np.abs(box.x)))
     below = capsule((box.s, box.n), (10.0, 19.0 * size), (24.0 * size, 15.5 * size), 0.9)
-    box.paint(T.LIGAMENT, inside_all(below, 10 - np.abs(box.x)))
+    box.paint(Tissue.LIGAMENT, inside_all(below, 10 - np.abs(box.x)))
 
 
 def slab_between(value: Float32, low: Float32, high: Float32) -> Float32:
@@ -144,19 +145,23 @@ def _paint_axis(
     )
     _soft_below_axis(box, part, behind)
     process = np.maximum.reduce(
-        [_axis_arch(box, part, width), _axis_spinous(box, part, behind), pedicle, pillar]
+        [
+            blend(_axis_arch(box, part, width), _axis_spinous(box, part, behind), 3.0),
+            pedicle,
+            pillar,
+        ]
     )
     bone(box, process, rim)
     bone(box, np.maximum.reduce([dens, body, masses]), rim)
     if part.synchondrosis > 0.35:
         line = inside_all(0.35 + 0.3 * part.synchondrosis - np.abs(box.s - 21 * size), 4 - side)
-        box.paint(T.CORTEX, inside_all(line, dens - 0.5), hu=600.0)
+        box.paint(Tissue.CORTEX, inside_all(line, dens - 0.5), hu=600.0)
 
 
 def _soft_below_axis(box: Region, part: Craniovertebral, behind: Float32) -> None:
     size = part.size
     near = inside_all(box.s - 14 * size, 50 * size - box.s)
-    box.paint(T.FLAVUM, inside_all(near, 1.4 - np.abs(behind - 1.2), 9 - np.abs(box.x)))
+    box.paint(Tissue.FLAVUM, inside_all(near, 1.4 - np.abs(behind - 1.2), 9 - np.abs(box.x)))
 
 
 def _axis_arch(box: Region, part: Craniovertebral, width: Float32) -> Float32:
@@ -166,7 +171,7 @@ def _axis_arch(box: Region, part: Craniovertebral, width: Float32) -> Float32:
     outside = (ring - 1) * 7.5 * size
     shingle = box.s - 29 * size - 0.45 * (-box.n - 0.75 * width)
     return inside_all(
-        outside - 0.2, 6 * size - outside, -box.n - 0.4 * width, 6.2 * size - np.abs(shingle)
+        outside - 0.2, 6 * size - outside, -box.n - 0.4 * width, 5.0 * size - np.abs(shingle)
     )
 
 
@@ -178,7 +183,11 @@ def _axis_spinous(box: Region, part: Craniovertebral, behind: Float32) -> Float3
     tall = height * (0.75 + 0.35 * along)
     wide = thickness * (0.8 + 0.9 * along**2)
     r = np.hypot((box.s - center) / tall, box.x / wide)
-    return inside_all((1 - r) * np.minimum(tall, wide + 1), behind + 2, length - behind)
+    return inside_all(
+        (1 - r) * np.minimum(tall, wide + 1),
+        behind + 2,
+        length - behind - 0.08 * (box.s - center) ** 2,
+    )
 
 
 def _paint_atlas(box: Region, part: Craniovertebral, canal: Profile, rim: float) -> None:

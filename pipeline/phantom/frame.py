@@ -106,7 +106,7 @@ class Frame:
 
     def point_mm(self, along: float, normal: float = 0.0) -> tuple[float, float]:
         """``(y, z)`` of a point of the midline plane (the injury's displacement left out)."""
-        s, y, z, tilt = (np.interp(along, self._curve[0], row) for row in self._curve)
+        _, y, z, tilt = (np.interp(along, self._curve[0], row) for row in self._curve)
         return float(y - normal * np.cos(tilt)), float(z - normal * np.sin(tilt))
 
     def head_point(self, along: float, normal: float) -> tuple[float, float]:
@@ -132,7 +132,10 @@ class Frame:
         )
         lateral = x - shift(along)
         if self.step_mm:
-            step = self.step_mm / (1 + np.exp((along - self.step_along_mm) / 1.2))
+            # sharp in the column, spread over the soft tissue before and behind it
+            width = 1.2 + 0.25 * np.clip(np.abs(normal + 5) - 20, 0, 60)
+            slip = np.clip((along - self.step_along_mm) / width, -30, 30)
+            step = self.step_mm / (1 + np.exp(slip))
             normal = normal - step.astype(np.float32)
         cos, sin = np.cos(self.posture.rotation), np.sin(self.posture.rotation)
         pivot = normal + 8

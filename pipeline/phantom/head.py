@@ -10,7 +10,7 @@ from pipeline.geometry import Float32
 from pipeline.phantom.canvas import Canvas, Region, capsule, ellipsoid, inside_all, slab
 from pipeline.phantom.frame import Coordinates
 from pipeline.phantom.noise import Field, Profile
-from pipeline.phantom.tissues import Tissue as T
+from pipeline.phantom.tissues import Tissue
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class Head:
             radius=(u(80, 92) * size, u(57, 66) * size, u(64, 72) * size),
             skull=u(4.5, 8),
             scalp=u(5, 11),
-            clivus=(np.deg2rad(u(50, 68)), u(36, 44) * size, u(12, 18) * size),
+            clivus=(np.deg2rad(u(54, 70)), u(36, 44) * size, u(12, 18) * size),
             pons=(u(12, 15) * size, u(27, 34) * size),
             fourth=u(6, 11) * size,
             magna=u(4, 13) * size,
@@ -86,7 +86,7 @@ class Head:
             nose=u(0.25, 0.6),
             adenoid=u(2, 10) * (1 if rng.random() < 0.5 else 0.4),
             basilar=(u(-3, 3), u(1.4, 2.2)),
-            fold=Field(rng, (7.0, 6.0, 6.0)),
+            fold=Field(rng, (14.0, 12.0, 12.0)),
             coarse=Field(rng, (22.0, 18.0, 18.0)),
         )
 
@@ -188,11 +188,9 @@ def _paint_skull(region: Region, head: Head, case: Float32) -> None:
         case + head.skull + 2,
     )
     bone = np.maximum.reduce([shell, clivus, floor, petrous])
-    region.paint(T.CORTEX, bone)
-    region.paint(T.SKULL_MARROW, np.maximum(shell - 1.7, clivus - 1.2))
-    region.paint(T.SKULL_MARROW, petrous - 4, hu=500.0)
-    inion = np.exp(-(((at.front + 84) / 10) ** 2))
-    region.paint(T.CORTEX, inside_all(shell, 0.5 - inion))
+    region.paint(Tissue.CORTEX, bone)
+    region.paint(Tissue.SKULL_MARROW, np.maximum(shell - 1.7, clivus - 1.2))
+    region.paint(Tissue.SKULL_MARROW, petrous - 4, hu=500.0)
 
 
 def _stem(
@@ -203,7 +201,7 @@ def _stem(
     size, slope = head.size, 1 / np.tan(head.clivus[0])
     bulge, height = head.pons
     limit = height * slope - head.prepontine
-    tip = min(limit, top_front + bulge)
+    tip = float(np.clip(limit, top_front + 5, top_front + bulge + 8))
     up = [low_up - 6, low_up, top_up, 0.55 * height, 0.72 * height, height]
     up += [1.25 * height, 1.5 * height, 1.8 * height]
     base = top_front + 0.25 * (tip - top_front - 6)
@@ -226,24 +224,28 @@ def _paint_brain(
     keep = cavity > -2
     region, cavity = region.where(keep), cavity[keep]
     at = region.at
-    region.paint(T.DURA, cavity)
-    region.paint(T.CSF, cavity - 0.5)
+    region.paint(Tissue.DURA, cavity)
+    region.paint(Tissue.CSF, cavity - 0.5)
     front, back = _stem(head, cord)
     stem_front, stem_back = front(at.up), back(at.up)
     hind, slope = head.tentorium
     roof = hind + slope * (at.front + 80 * head.size)
     roof = roof - 0.10 * np.abs(at.head_lateral)
-    _paint_cerebrum(region, head, cavity, roof)
+    _paint_cerebrum(region, head, cavity, roof, stem_back)
     tent = inside_all(slab(at.up - roof, 0.6), stem_back - 8 - at.front, cavity + 0.5)
     _paint_cerebellum(region, head, cavity, roof, stem_back)
     fourth = _fourth_ventricle(region, head, stem_back)
-    region.paint(T.CSF, fourth)
-    region.paint(T.TENTORIUM, tent)
+    region.paint(Tissue.CSF, fourth)
+    region.paint(Tissue.TENTORIUM, tent)
     half = 7.0 + 9.5 * np.exp(-(((at.up - head.pons[1]) / 11) ** 2))
     middle, deep = (stem_front + stem_back) / 2, np.maximum((stem_front - stem_back) / 2, 2)
     ring = np.hypot((at.front - middle) / deep, at.head_lateral / half)
-    stem = inside_all(((1 - ring) * np.minimum(deep, half)).astype(np.float32), at.up - cord[0][1])
-    region.paint(T.BRAINSTEM, stem)
+    stem = inside_all(
+        ((1 - ring) * np.minimum(deep, half)).astype(np.float32),
+        at.up - cord[0][1],
+        2.3 * head.pons[1] - at.up,
+    )
+    region.paint(Tissue.BRAINSTEM, stem)
     peduncle = inside_all(
         ellipsoid(
             (at.up - head.pons[1], 10.0),
@@ -252,7 +254,7 @@ def _paint_brain(
         ),
         cavity - 2.5,
     )
-    region.paint(T.BRAINSTEM, peduncle)
+    region.paint(Tissue.BRAINSTEM, peduncle)
     _paint_brain_vessels(region, head, stem_front, cavity, roof)
 
 
@@ -273,25 +275,29 @@ def _fourth_ventricle(region: Region, head: Head, stem_back: Float32) -> Float32
     )
 
 
-def _paint_cerebrum(region: Region, head: Head, cavity: Float32, roof: Float32) -> None:
+def _paint_cerebrum(
+    region: Region, head: Head, cavity: Float32, roof: Float32, stem_back: Float32
+) -> None:
+    """Gray rim and white core above the tentorium and beside the basal cisterns."""
     at = region.at
-    above = np.maximum(at.up - roof, at.front - 4)
-    floor = head.clivus[1] * np.sin(head.clivus[0])
-    part = (above > -1.5) & (at.up > floor * 0.5)
-    region, cavity, above = region.where(part), cavity[part], above[part]
+    side = np.abs(at.head_lateral)
+    floor = head.clivus[1] * np.sin(head.clivus[0]) + 5
+    cistern = (side < 20) & (at.front < 24)
+    basal = at.up - np.where(cistern, 1.6 * head.pons[1], np.where(side < 20, floor, 12.0))
+    before = np.clip((at.front - stem_back + 6) / 8, 0, 1)
+    above = (1 - before) * (at.up - roof) + before * basal
+    keep = above > -2
+    region, cavity, above = region.where(keep), cavity[keep], above[keep]
     if not len(region.index):
         return
     at = region.at
     fold = head.fold.smooth(at.head_lateral, at.front, at.up)
-    lobe = inside_all(cavity - 2.0, above - 1.8)
-    midline = np.abs(at.head_lateral + 1.0 * head.coarse.smooth(at.x, at.front, at.up)) - 0.6
-    stem = np.hypot(at.front + 2, at.head_lateral) - 21
-    lobe = inside_all(lobe, midline, np.where(at.up < roof.max(), stem, 30.0))
-    region.paint(T.BRAIN_GRAY, lobe)
-    core = inside_all(lobe - 3.2, 5.5 * (0.55 + np.clip(lobe / 30, 0, 0.6) - np.abs(fold - 0.4)))
-    region.paint(T.BRAIN_WHITE, core)
-    sulcus = inside_all(0.5 - 4.5 * np.abs(fold + 0.9), 14 - lobe, lobe + 1)
-    region.paint(T.CSF, sulcus)
+    coarse = head.coarse.smooth(at.head_lateral, at.front, at.up)
+    lobe = inside_all(cavity - 2.0, above - 1.8, np.abs(at.head_lateral + 1.0 * coarse) - 0.5)
+    region.paint(Tissue.BRAIN_GRAY, lobe)
+    region.paint(Tissue.BRAIN_WHITE, lobe - 5.0 - 2.0 * fold - 1.5 * coarse)
+    sulcus = inside_all(0.25 - 3.0 * np.abs(fold), 9 + 3 * coarse - lobe, lobe + 1)
+    region.paint(Tissue.CSF, sulcus)
 
 
 def _paint_cerebellum(
@@ -305,13 +311,13 @@ def _paint_cerebellum(
     whole = inside_all(
         cavity - 1.4,
         roof - 1.6 - at.up,
-        stem_back - 0.4 - at.front,
+        stem_back - 0.4 - at.front + 0.8 * np.clip(np.abs(at.head_lateral) - 9, 0, 24),
         at.up - low - 0.15 * (at.front + 30),
     )
-    behind = center - 22 * head.size
+    behind = center - 21 * head.size
     round_off = ellipsoid(
-        (at.front - behind, 36 * head.size),
-        (at.up - center_up, 31 * head.size),
+        (at.front - behind, 42 * head.size),
+        (at.up - center_up, 37 * head.size),
         (at.head_lateral, 56 * head.size),
     )
     whole = inside_all(whole, round_off)
@@ -320,7 +326,7 @@ def _paint_cerebellum(
     if not len(region.index):
         return
     at = region.at
-    region.paint(T.CEREBELLUM, whole)
+    region.paint(Tissue.CEREBELLUM, whole)
     dy, dz = at.front - center, at.up - center_up
     radius = np.hypot(dy, dz)
     wobble = 0.35 * head.fold.smooth(at.head_lateral, at.front, at.up)
@@ -329,13 +335,13 @@ def _paint_cerebellum(
     arms = np.cos(count * 0.5 * angle + phase)
     width = np.clip(0.9 + radius * 0.045, 0, 2.4)
     tree = inside_all((arms - 0.72) * radius * 0.25 + 0.3, whole - 2.2, width * 2)
-    region.paint(T.BRAIN_WHITE, np.maximum(tree, inside_all(7 - radius, whole - 1)))
+    region.paint(Tissue.BRAIN_WHITE, np.maximum(tree, inside_all(7 - radius, whole - 1)))
     hemisphere = inside_all(
         ellipsoid((dy + 14, 17.0), (dz, 9.0), (np.abs(at.head_lateral) - 20, 14.0)), whole - 5
     )
-    region.paint(T.BRAIN_WHITE, hemisphere)
+    region.paint(Tissue.BRAIN_WHITE, hemisphere)
     fissure = inside_all((-arms - 0.955) * radius * 0.30, 13 - whole, whole + 0.5)
-    region.paint(T.CSF, fissure)
+    region.paint(Tissue.CSF, fissure)
 
 
 def _paint_brain_vessels(
@@ -349,18 +355,18 @@ def _paint_brain_vessels(
         at.up - 0.55 * head.pons[1],
         1.4 * head.pons[1] - at.up,
     )
-    region.paint(T.ARTERY, basilar)
+    region.paint(Tissue.ARTERY, basilar)
     spread = np.clip(0.62 * head.pons[1] - at.up, 0, 40) * 0.42
     vertebral = inside_all(
         1.5 - np.hypot(gap - 0.8 + 0.12 * spread, np.abs(at.head_lateral) - spread - 0.6),
         0.62 * head.pons[1] - at.up,
         at.up + 8,
     )
-    region.paint(T.ARTERY, vertebral)
+    region.paint(Tissue.ARTERY, vertebral)
     straight = inside_all(1.7 - np.hypot(at.up - roof - 1.0, at.head_lateral), -28 - at.front)
-    region.paint(T.SINUS, straight)
+    region.paint(Tissue.SINUS, straight)
     transverse = inside_all(5.0 - np.hypot(cavity - 1.5, (at.up - roof) * 0.8), -45 - at.front)
-    region.paint(T.SINUS, transverse)
+    region.paint(Tissue.SINUS, transverse)
 
 
 def _paint_face(canvas: Canvas, head: Head) -> None:
@@ -376,7 +382,7 @@ def _paint_face(canvas: Canvas, head: Head) -> None:
     coarse = head.coarse.smooth(at.head_lateral, at.front, at.up)
     jaw = head.face[1]
     deep = inside_all(palate - 2 - at.up, at.up - jaw - 6, 86 * size - at.front, 44 - side)
-    box.paint(T.MUSCLE, inside_all(deep, 6 * (coarse + 0.9)))
+    box.paint(Tissue.MUSCLE, inside_all(deep, 6 * (coarse + 0.9)))
     _paint_nose(box, head, palate, coarse)
     front, up, long, tall = head.tongue
     tongue = (
@@ -387,16 +393,16 @@ def _paint_face(canvas: Canvas, head: Head) -> None:
         (at.front, at.up, at.head_lateral), (front - 4, up, 0), (front - 14, up - 22, 0), 12.0
     )
     tongue = np.maximum(tongue, root)
-    box.paint(T.TONGUE, tongue)
+    box.paint(Tissue.TONGUE, tongue)
     # the fat septum and the fans of genioglossus
-    fan = np.sin(7 * np.arctan2(at.up - up + 26, at.front - front - 12) + 0.5 * coarse)
-    box.paint(T.FAT, inside_all(0.35 * (fan - 0.93) * 12, tongue - 5), hu=-20.0)
+    fan = np.sin(11 * np.arctan2(at.up - up + 26, at.front - front - 12) + 0.5 * coarse)
+    box.paint(Tissue.FAT, inside_all(4 * (fan - 0.97), tongue - 6), hu=15.0, t2=0.42, stir=0.2)
     floor = inside_all(
         slab(at.up - jaw - 9 - 0.05 * at.front, 3.5), at.front - 30, 76 * size - at.front
     )
-    box.paint(T.MUSCLE, inside_all(floor, 30 - side))
+    box.paint(Tissue.MUSCLE, inside_all(floor, 30 - side))
     gland = ellipsoid((side - 27, 8.0), (at.front - 42, 15.0), (at.up - jaw - 10, 10.0))
-    box.paint(T.GLAND, gland)
+    box.paint(Tissue.GLAND, gland)
     _paint_jaw(box, head)
 
 
@@ -406,7 +412,7 @@ def _paint_nose(box: Region, head: Head, palate: Float32, coarse: Float32) -> No
     room = inside_all(
         at.up - palate - 2, roof - 8 - at.up, at.front - 24, 88 * size - at.front, 20 - side
     )
-    box.paint(T.MUCOSA, room)
+    box.paint(Tissue.MUCOSA, room)
     turbinate = 0.5 + 0.5 * np.cos((at.up - palate) / 5.5 + 0.6 * coarse)
     free = inside_all(
         room - 1.2,
@@ -415,27 +421,27 @@ def _paint_nose(box: Region, head: Head, palate: Float32, coarse: Float32) -> No
         np.maximum(12.5 - side, 38 - at.front),
     )
     choana = inside_all(room - 1.0, 40 - at.front, at.up - palate - 3, roof - 14 - at.up)
-    box.paint(T.AIR, np.maximum(free, choana))
+    box.paint(Tissue.AIR, np.maximum(free, choana))
     sinus = ellipsoid(
         (at.front - 36 * size, head.sinus),
         (at.up - roof + 2, 0.85 * head.sinus),
         (at.head_lateral, 16.0),
     )
-    box.paint(T.CORTEX, sinus + 1.3)
-    box.paint(T.MUCOSA, sinus)
-    box.paint(T.AIR, sinus - 0.7)
+    box.paint(Tissue.CORTEX, sinus + 1.3)
+    box.paint(Tissue.MUCOSA, sinus)
+    box.paint(Tissue.AIR, sinus - 0.7)
     maxillary = ellipsoid((side - 28, 11.0), (at.front - 58, 16.0), (at.up - palate - 14, 14.0))
-    box.paint(T.CORTEX, maxillary + 1.2)
-    box.paint(T.AIR, maxillary)
+    box.paint(Tissue.CORTEX, maxillary + 1.2)
+    box.paint(Tissue.AIR, maxillary)
     plate = inside_all(
         slab(at.up - palate, 1.5), at.front - 33 * size, 84 * size - at.front, 21 * size - side
     )
-    box.paint(T.CORTEX, plate)
+    box.paint(Tissue.CORTEX, plate)
     uvula = capsule(
         (at.front, at.up), (34 * size, head.palate[0]), (22 * size, head.palate[0] - 24 * size), 3.4
     )
-    box.paint(T.MUCOSA, inside_all(uvula, 12 - side) + 0.8)
-    box.paint(T.MUSCLE, inside_all(uvula, 12 - side) - 0.8)
+    box.paint(Tissue.MUCOSA, inside_all(uvula, 12 - side) + 0.8)
+    box.paint(Tissue.MUSCLE, inside_all(uvula, 12 - side) - 0.8)
 
 
 def _paint_jaw(box: Region, head: Head) -> None:
@@ -447,12 +453,12 @@ def _paint_jaw(box: Region, head: Head) -> None:
     body = inside_all(
         ellipsoid((at.front - arch, 6.0), (at.up - chin - 17, 14.0), (side * 0.0, 1e3)), 48 - side
     )
-    box.paint(T.CORTEX, body)
-    box.paint(T.SKULL_MARROW, body - 2.2)
+    box.paint(Tissue.CORTEX, body)
+    box.paint(Tissue.SKULL_MARROW, body - 2.2)
     ramus = inside_all(
         slab(side - 46 * size, 3.5), at.front - 14, 42 - at.front, at.up - chin - 12, 12 - at.up
     )
-    box.paint(T.CORTEX, ramus)
+    box.paint(Tissue.CORTEX, ramus)
     if head.teeth:
         row = 0.5 + 0.5 * np.cos(np.arctan2(at.head_lateral, at.front - 40) * 18)
         for lower, upper in ((chin + 28, chin + 42), (head.palate[0] - 16, head.palate[0] - 2)):
@@ -463,4 +469,4 @@ def _paint_jaw(box: Region, head: Head) -> None:
                 26 - side,
                 row * 4 - 0.4,
             )
-            box.paint(T.TOOTH, tooth)
+            box.paint(Tissue.TOOTH, tooth)

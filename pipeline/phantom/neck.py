@@ -12,7 +12,7 @@ from pipeline.phantom.frame import Coordinates
 from pipeline.phantom.injuries import Finding, Injuries
 from pipeline.phantom.noise import Field, Profile
 from pipeline.phantom.spine import Spine
-from pipeline.phantom.tissues import Tissue as T
+from pipeline.phantom.tissues import Tissue
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +76,17 @@ class Neck:
         knots = np.array([-60, -30, 0, 30, 70, 110, 150, 230, 320]) * size
         back = np.array([70, 68, 62, 56, 58, 66, 68, 66, 66]) * size * stout + fat - 6
         front = np.array([60, 50, 40, 42, u(38, 62), u(40, 60), u(42, 60), 62, 78])
+        throat = _draw_airway(rng, size)
+        prevertebral = _prevertebral(rng, size)
+        inner = [16.5 * size + prevertebral.at(k) + throat["airway"].at(k) for k in knots]
+        # room for strap muscles, thyroid and skin before the airway
+        least = np.where(knots > 60 * size, np.array(inner) + u(7, 16) + 0.4 * fat, 0)
+        front = np.maximum(front * size * u(0.92, 1.15) + 0.5 * fat, least)
         goitre = u(1.2, 2.6) if rng.random() < 0.3 else u(0.8, 1.1)
         return cls(
             size=size,
             back=Profile(knots, back),
-            front=Profile(knots, front * size * u(0.92, 1.15) + 0.5 * fat),
+            front=Profile(knots, front),
             half_side=Profile(
                 np.array([-60, 0, 60, 100, 125, 150, 180, 240]) * size,
                 np.array([70, 64, 58, 64, 88, 135, 175, 190]) * stout**0.5,
@@ -95,8 +101,8 @@ class Neck:
             nuchal_band=u(0.5, 1.2),
             suboccipital=u(0.2, 1.0),
             marbling=float(rng.beta(1, 2.5)),
-            prevertebral=_prevertebral(rng, size),
-            **_draw_airway(rng, size),
+            prevertebral=prevertebral,
+            **throat,
             thyroid=(goitre, u(100, 122) * size, u(0.7, 1.4)),
             carotid=(u(20, 27) * size, u(6, 16), u(2.6, 3.6), u(3.2, 6.5)),
             strands=tuple(
@@ -107,8 +113,8 @@ class Neck:
                 (u(10, 170) * size, u(8, 40), u(-30, 30), u(2.5, 8))
                 for _ in range(int(rng.integers(0, 7)))
             ),
-            broad=Field(rng, (26.0, 26.0, 40.0)),
-            sheet=Field(rng, (16.0, 16.0, 26.0)),
+            broad=Field(rng, (26.0, 24.0, 45.0)),
+            sheet=Field(rng, (16.0, 11.0, 55.0)),
             medium=Field(rng, (9.0, 9.0, 9.0)),
         )
 
@@ -194,8 +200,8 @@ def paint_soft_tissue(canvas: Canvas, neck: Neck, skin_depth: Float32) -> None:
         skin_depth: ``(point,)`` signed distance into the body, mm.
     """
     region = canvas.everywhere()
-    region.paint(T.SKIN, skin_depth)
-    region.paint(T.FAT, skin_depth - neck.skin)
+    region.paint(Tissue.SKIN, skin_depth)
+    region.paint(Tissue.FAT, skin_depth - neck.skin)
     keep = (skin_depth > neck.skin + 1) & (region.n < 24) & (region.at.up < 30)
     behind = region.where(keep)
     _paint_muscles_behind(behind, neck, skin_depth[keep])
@@ -205,22 +211,21 @@ def paint_soft_tissue(canvas: Canvas, neck: Neck, skin_depth: Float32) -> None:
 
 def _paint_muscles_behind(region: Region, neck: Neck, skin_depth: Float32) -> None:
     """Multifidus to trapezius, with fat planes between that follow the back's contour."""
-    at = region.at
-    broad = neck.broad.smooth(at.x, at.y, at.z)
-    sheet = neck.sheet.smooth(at.x, at.y, at.z)
+    broad = neck.broad.smooth(region.x, region.n, region.s)
+    sheet = neck.sheet.smooth(region.x, region.n, region.s)
     side = np.abs(region.x)
     cover = neck.fat + 1.5 * broad
     total = neck.back(region.s) - cover - 17
     depth = (-region.n - 17 + 0.004 * side**2) / np.maximum(total, 8)
     muscle = inside_all(skin_depth - cover * 0.9, 24 - region.n)
-    region.paint(T.MUSCLE, muscle)
+    region.paint(Tissue.MUSCLE, muscle)
     fraction = depth + 0.06 * broad + 0.03 * sheet
     for plane, thick in neck.planes:
         gap = thick * (0.8 + 0.9 * sheet) * np.clip(0.2 + side / 18 + neck.marbling, 0, 1.2)
         away = np.abs(fraction - plane + 0.0012 * (region.s - 60) * (plane - 0.4)) * total
-        region.paint(T.FAT, inside_all(gap - away, muscle))
-    seam = neck.marbling * 1.3 - 0.35 - 7 * np.abs(sheet - 0.3)
-    region.paint(T.FAT, inside_all(seam, muscle, -region.n - 20))
+        region.paint(Tissue.FAT, inside_all(gap - away, muscle))
+    seam = neck.marbling * 1.3 - 0.35 - 5 * np.abs(sheet - 0.3)
+    region.paint(Tissue.FAT, inside_all(seam, muscle, -region.n - 20))
     _paint_nuchal(region, neck, sheet, broad, muscle, total)
 
 
@@ -232,39 +237,35 @@ def _paint_nuchal(
     behind = -region.n
     length = inside_all(region.s + 14, 150 * size - region.s)
     width = neck.nuchal * (0.6 + 0.5 * sheet) + 1.2 * np.clip(1 - np.abs(region.s - 55) / 70, 0, 1)
-    region.paint(T.FAT, inside_all(width - side, length, behind - 24, muscle))
+    width = width * np.clip(length / 25, 0, 1)
+    region.paint(Tissue.FAT, inside_all(width - side, length, behind - 24, muscle))
     deep = inside_all(
         5 * (broad * 0.8 + 0.5 * sheet + 1.6 * neck.suboccipital - 0.6),
-        region.s + 6,
-        40 * size - region.s,
-        behind - 22,
-        0.55 * total + 14 - behind,
-        20 - side,
+        ellipsoid((region.s - 16 * size, 25 * size), (behind - 34, 17.0), (side, 19.0)),
     )
-    region.paint(T.FAT, inside_all(deep, muscle))
+    region.paint(Tissue.FAT, inside_all(deep, muscle))
     band = neck.nuchal_band * (0.9 + 0.2 * sheet)
-    region.paint(T.LIGAMENT, inside_all(band - side, length, behind - 38, muscle + 1))
+    region.paint(Tissue.LIGAMENT, inside_all(band - side, length, behind - 38, muscle + 1))
 
 
 def _paint_muscles_before(region: Region, neck: Neck, skin_depth: Float32) -> None:
     """Strap, scalene and sternocleidomastoid muscles with fat between them."""
-    at = region.at
-    sheet = neck.sheet.smooth(at.x, at.y, at.z)
-    broad = neck.broad.smooth(at.x, at.y, at.z)
+    sheet = neck.sheet.smooth(region.x, region.n, region.s)
+    broad = neck.broad.smooth(region.x, region.n, region.s)
     side = np.abs(region.x)
     deep = inside_all(skin_depth - 0.7 * neck.fat - 2, 5 * (broad + 0.5 * sheet + 0.35))
-    region.paint(T.MUSCLE, deep)
+    region.paint(Tissue.MUSCLE, deep)
     strap = inside_all(
         slab(skin_depth - 0.55 * neck.fat - 4.5, 1.6), 26 - side, region.s - 72 * neck.size
     )
-    region.paint(T.MUSCLE, strap)
+    region.paint(Tissue.MUSCLE, strap)
     lean = np.clip((region.s - 10) / (140 * neck.size), 0, 1)
     mastoid = ellipsoid(
         (side - 52 + 34 * lean, 7.5), (region.n - 2 - 38 * lean, 14.0), (region.s * 0, 1e3)
     )
-    region.paint(T.MUSCLE, inside_all(mastoid, skin_depth - 2.5, region.s - 5))
+    region.paint(Tissue.MUSCLE, inside_all(mastoid, skin_depth - 2.5, region.s - 5))
     seam = 0.4 + neck.marbling - 6 * np.abs(sheet)
-    region.paint(T.FAT, inside_all(seam, deep))
+    region.paint(Tissue.FAT, inside_all(seam, deep))
 
 
 def paint_throat(canvas: Canvas, neck: Neck, spine: Spine, injuries: Injuries) -> None:
@@ -291,17 +292,17 @@ def _paint_prevertebral(
     side = np.abs(box.x)
     ahead, soft = before.ahead, before.soft
     sheet = inside_all(ahead, soft - ahead, 19 - side, box.s + 4)
-    box.paint(T.MUSCLE, sheet)
+    box.paint(Tissue.MUSCLE, sheet)
     longus = inside_all(
         ahead - 0.4,
         0.62 * (soft - before.swollen) + before.swollen + 1.5 - ahead,
         14 - side,
         side - 1.2,
     )
-    box.paint(T.LONGUS, inside_all(longus, box.s - 2))
+    box.paint(Tissue.LONGUS, inside_all(longus, box.s - 2))
     # the thin fat stripe between longus and pharynx
     stripe = slab(ahead - 0.75 * soft, 0.35 + 0.25 * neck.marbling)
-    box.paint(T.FAT, inside_all(stripe, 15 - side, box.s - 8), hu=-40.0)
+    box.paint(Tissue.FAT, inside_all(stripe, 15 - side, box.s - 8), hu=-40.0)
 
 
 def _paint_great_vessels(box: Region, neck: Neck, before: _Ahead) -> None:
@@ -311,24 +312,29 @@ def _paint_great_vessels(box: Region, neck: Neck, before: _Ahead) -> None:
     lift = np.clip((box.s - 90) / 60, 0, 1) * 6
     place = lateral + np.clip((60 - box.s) / 60, -1, 1) * 3
     tube = artery - np.hypot(side - place - 0.5 * sway, before.ahead - normal + 10 - sway - lift)
-    box.paint(T.FAT, inside_all(tube + vein + 4, box.s), hu=-70.0)
-    box.paint(T.VEIN, vein - np.hypot(side - place - 7 + sway, before.ahead - normal + 12 - lift))
-    box.paint(T.ARTERY, tube)
+    box.paint(Tissue.FAT, inside_all(tube + vein + 4, box.s), hu=-70.0)
+    box.paint(
+        Tissue.VEIN, vein - np.hypot(side - place - 7 + sway, before.ahead - normal + 12 - lift)
+    )
+    box.paint(Tissue.ARTERY, tube)
     vertebral = 1.9 - np.hypot(side - 16.5 * neck.size - 0.4 * sway, box.n - 1.5)
-    box.paint(T.ARTERY, inside_all(vertebral, box.s - 12 * neck.size, 138 * neck.size - box.s))
+    box.paint(Tissue.ARTERY, inside_all(vertebral, box.s - 12 * neck.size, 138 * neck.size - box.s))
     for normal_at, lateral_at, wave, phase, radius in neck.strands:
         wobble = 4 * np.sin(box.s / wave + phase)
         thread = radius - np.hypot(
             before.ahead - normal_at - wobble, box.x - lateral_at - 0.6 * wobble
         )
-        box.paint(T.VEIN, inside_all(thread, before.ahead - before.soft - 2))
+        box.paint(Tissue.VEIN, inside_all(thread, before.ahead - before.soft - 2))
     for along, ahead_at, lateral_at, radius in neck.blobs:
         blob = ellipsoid(
             (box.s - along, 1.5 * radius),
             (before.ahead - ahead_at, radius),
             (box.x - lateral_at, radius),
         )
-        box.paint(T.NODE if radius < 5 else T.GLAND, inside_all(blob, before.ahead - before.soft))
+        box.paint(
+            Tissue.NODE if radius < 5 else Tissue.GLAND,
+            inside_all(blob, before.ahead - before.soft),
+        )
 
 
 def _paint_thyroid(part: Region, neck: Neck, before: _Ahead, x: Float32, medium: Float32) -> None:
@@ -341,20 +347,20 @@ def _paint_thyroid(part: Region, neck: Neck, before: _Ahead, x: Float32, medium:
             (x - sign * (11 + 3 * r), 6.5 * r),
             (part.s - along, 19 * r),
         )
-        part.paint(T.THYROID, inside_all(lobe + 0.4 * medium, before.ahead - 2))
+        part.paint(Tissue.THYROID, inside_all(lobe + 0.4 * medium, before.ahead - 2))
         if r > 1.4:
             nodule = ellipsoid(
                 (before.ahead - base - 2, 3.6 * r),
                 (x - sign * 17, 3.0 * r),
                 (part.s - along - 3, 5.0 * r),
             )
-            hu = float(part.canvas.palette.hu[T.THYROID]) - 40
-            part.paint(T.THYROID, nodule, hu=hu, t2=0.6, stir=0.62)
+            hu = float(part.canvas.palette.hu[Tissue.THYROID]) - 40
+            part.paint(Tissue.THYROID, nodule, hu=hu, t2=0.6, stir=0.62)
     front = before.soft + neck.gap(part.s) + neck.airway(part.s) + 2 + 1.5 * large
     isthmus = ellipsoid(
         (before.ahead - front, 2.2 * large), (x, 15.0), (part.s - along - 2, 7.0 * large)
     )
-    part.paint(T.THYROID, isthmus)
+    part.paint(Tissue.THYROID, isthmus)
 
 
 def _paint_airway(part: Region, neck: Neck, before: _Ahead, x: Float32, medium: Float32) -> None:
@@ -370,22 +376,20 @@ def _paint_airway(part: Region, neck: Neck, before: _Ahead, x: Float32, medium: 
     box_of_voice = inside_all(
         tube + 6.0, part.s - 64 * size, 100 * size - part.s, before.ahead - before.soft + 1
     )
-    part.paint(T.MUSCLE, box_of_voice)
-    fat = inside_all(
-        slab(before.ahead - wall - depth - 5, 2.6), slab(part.s - 66 * size, 10.0), 12 - np.abs(x)
-    )
-    part.paint(T.FAT, fat)
-    part.paint(T.MUCOSA, inside_all(tube + 2.0, top, 104 * size - part.s))
+    part.paint(Tissue.MUSCLE, box_of_voice)
+    fat = ellipsoid((before.ahead - wall - depth - 4, 4.0), (part.s - 66 * size, 12.0), (x, 12.0))
+    part.paint(Tissue.FAT, fat)
+    part.paint(Tissue.MUCOSA, inside_all(tube + 2.0, top, 104 * size - part.s))
     trachea = inside_all(tube + 2.4, part.s - 98 * size)
     rings = 0.5 + 0.5 * np.cos((part.s - 98 * size) * 1.25)
-    part.paint(T.MUCOSA, trachea)
+    part.paint(Tissue.MUCOSA, trachea)
     part.paint(
-        T.CARTILAGE,
+        Tissue.CARTILAGE,
         inside_all(trachea - 0.3, (rings - 0.55) * 1.5, before.ahead - wall - 3),
         t2=0.32,
         stir=0.30,
     )
-    part.paint(T.AIR, inside_all(tube, top, before.ahead - 1.5))
+    part.paint(Tissue.AIR, inside_all(tube, top, before.ahead - 1.5))
     _paint_larynx(part, neck, before, x, tube, wall, depth)
 
 
@@ -405,11 +409,11 @@ def _paint_larynx(
         94 * size - part.s,
         before.ahead - wall - 0.35 * depth,
     )
-    part.paint(T.CARTILAGE, plate)
+    part.paint(Tissue.CARTILAGE, plate)
     cricoid = inside_all(
         slab(tube + 2.6, 1.4), 99 * size - part.s, part.s - 91 * size - 0.25 * (before.ahead - wall)
     )
-    part.paint(T.CARTILAGE, cricoid)
+    part.paint(Tissue.CARTILAGE, cricoid)
     along, ahead = neck.hyoid
     body = capsule(
         (part.s, before.ahead - wall - depth + 0.030 * side**2, np.maximum(side - 16, 0)),
@@ -417,15 +421,15 @@ def _paint_larynx(
         (along + 1.0, ahead + 2, 0.0),
         3.2,
     )
-    part.paint(T.CORTEX, body, hu=600.0)
-    part.paint(T.MARROW, body - 1.4)
+    part.paint(Tissue.CORTEX, body, hu=600.0)
+    part.paint(Tissue.MARROW, body - 1.4)
     lean, long = neck.epiglottis
     bottom = 76 * size
     leaf = before.ahead - wall - 0.85 * depth + lean * (bottom - part.s)
     leaf = leaf + 0.02 * side**2
     flap = inside_all(slab(leaf, 1.1), bottom - part.s, part.s - bottom + long, 9 - side)
-    part.paint(T.MUCOSA, flap + 0.4)
-    part.paint(T.CARTILAGE, flap - 0.4, hu=70.0)
+    part.paint(Tissue.MUCOSA, flap + 0.4)
+    part.paint(Tissue.CARTILAGE, flap - 0.4, hu=70.0)
 
 
 def _paint_gullet(part: Region, neck: Neck, before: _Ahead, x: Float32) -> None:
@@ -433,10 +437,10 @@ def _paint_gullet(part: Region, neck: Neck, before: _Ahead, x: Float32) -> None:
     center, radius = 0.52 * before.soft + 0.4 * before.swollen, np.maximum(0.30 * before.soft, 1.5)
     ring = np.hypot((before.ahead - center) / radius, (x + 2) / half)
     gullet = inside_all(((1 - ring) * radius).astype(np.float32), part.s - 96 * neck.size)
-    part.paint(T.OESOPHAGUS, gullet)
-    part.paint(T.MUCOSA, gullet - 0.62 * radius)
+    part.paint(Tissue.OESOPHAGUS, gullet)
+    part.paint(Tissue.MUCOSA, gullet - 0.62 * radius)
     if has_gas:
-        part.paint(T.AIR, inside_all(gullet - 0.7 * radius, part.s - 120 * neck.size))
+        part.paint(Tissue.AIR, inside_all(gullet - 0.7 * radius, part.s - 120 * neck.size))
 
 
 def _paint_haematoma(
@@ -455,8 +459,12 @@ def _paint_haematoma(
     layer = inside_all(
         before.ahead - 0.9, thick - before.ahead + 0.9, (profile - 0.12) * 20, 15 - np.abs(part.x)
     )
-    kept = np.isin(part.labels, (T.AIR, T.CORTEX, T.MARROW, T.CARTILAGE, T.MUCOSA), invert=True)
-    part.where(kept).paint(T.HAEMATOMA, layer[kept], is_hidden_on_ct=not injury.ct_visible)
+    kept = np.isin(
+        part.labels,
+        (Tissue.AIR, Tissue.CORTEX, Tissue.MARROW, Tissue.CARTILAGE, Tissue.MUCOSA),
+        invert=True,
+    )
+    part.where(kept).paint(Tissue.HAEMATOMA, layer[kept], is_hidden_on_ct=not injury.ct_visible)
 
 
 def paint_interspinous_injury(
@@ -484,10 +492,10 @@ def paint_interspinous_injury(
         reach - behind + 2 * medium,
         4 + 6 * injury.severity - np.abs(box.x) + medium,
     )
-    kept = np.isin(box.labels, (T.CORTEX, T.MARROW, T.CSF, T.CORD), invert=True)
+    kept = np.isin(box.labels, (Tissue.CORTEX, Tissue.MARROW, Tissue.CSF, Tissue.CORD), invert=True)
     soft = (np.clip(wet / 2.5, 0, 1) - 0.5) * canvas.edge_mm
     box.where(kept).paint(
-        T.INTERSPINOUS_OEDEMA,
+        Tissue.INTERSPINOUS_OEDEMA,
         soft[kept].astype(np.float32),
         is_hidden_on_ct=not injury.ct_visible,
     )

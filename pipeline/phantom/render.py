@@ -15,7 +15,7 @@ from pipeline.phantom.frame import Coordinates
 from pipeline.phantom.head import paint_head
 from pipeline.phantom.neck import paint_interspinous_injury, paint_soft_tissue, paint_throat
 from pipeline.phantom.patient import Patient
-from pipeline.phantom.spine import paint_column
+from pipeline.phantom.spine import paint_between, paint_column
 from pipeline.phantom.thorax import paint_thorax
 from pipeline.phantom.tissues import Tissue
 
@@ -107,7 +107,8 @@ def _render_slices(
 
 def _outline(patient: Patient, at: Coordinates) -> Float32:
     """Signed distance into the body."""
-    depth = np.maximum(patient.neck.outline(at), patient.head.outline(at))
+    neck = np.minimum(patient.neck.outline(at), 24 - at.up)
+    depth = np.maximum(neck, patient.head.outline(at))
     blank = patient.surroundings.blank
     if blank is not None:
         cut, height = blank
@@ -136,6 +137,7 @@ def _paint(canvas: Canvas, patient: Patient, depth: Float32) -> None:
     paint_thorax(canvas, spine)
     paint_throat(canvas, neck, spine, injuries)
     paint_canal(canvas, canal, spine, injuries)
+    paint_between(canvas, spine, canal.width)
     paint_craniovertebral(canvas, patient.craniovertebral, spine, canal.width)
     paint_column(canvas, spine, canal.width, injuries)
     paint_roots(canvas, canal, spine)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.geometry import Float32
-from pipeline.phantom.canvas import Canvas, Region, capsule, ellipsoid, inside_all, slab
+from pipeline.phantom.canvas import Canvas, Region, blend, capsule, ellipsoid, inside_all, slab
 from pipeline.phantom.injuries import Finding, Injuries
 from pipeline.phantom.noise import Field, Profile
-from pipeline.phantom.tissues import Tissue as T
+from pipeline.phantom.tissues import Tissue
 
 NAMES = ("C3", "C4", "C5", "C6", "C7", "T1", "T2", "T3", "T4", "T5", "T6")
 C2_END_MM = 38.0
@@ -185,7 +185,6 @@ def paint_column(canvas: Canvas, spine: Spine, canal: Profile, injuries: Injurie
     last = spine.levels[-1].bottom
     low, high = float(canvas.at.along[0]), float(canvas.at.along[-1])
     _paint_foramina(canvas, spine, last)
-    _paint_between(canvas, spine, canal)
     for number, level in enumerate(spine.levels):
         if level.disc_top - 25 > high or level.bottom + 45 < low:
             continue
@@ -198,17 +197,19 @@ def paint_column(canvas: Canvas, spine: Spine, canal: Profile, injuries: Injurie
     _paint_long_ligaments(canvas, spine, last)
 
 
-def bone(region: Region, distance: Float32, rim: float | Float32, tissue: T = T.MARROW) -> None:
+def bone(
+    region: Region, distance: Float32, rim: float | Float32, tissue: Tissue = Tissue.MARROW
+) -> None:
     """A bone with its rim: dark cortex outside, marrow inside."""
-    region.paint(T.CORTEX, distance)
+    region.paint(Tissue.CORTEX, distance)
     region.paint(tissue, distance - rim)
 
 
 def _paint_foramina(canvas: Canvas, spine: Spine, last: float) -> None:
     """Fat beside the canal; roots are added by the canal."""
     size = spine.size
-    box = canvas.between((28 * size, last), (-12, 3), 24)
-    box.paint(T.EPIDURAL_FAT, inside_all(np.abs(box.x) - 9 * size, 20 * size - np.abs(box.x)))
+    box = canvas.between((28 * size, last), (-8.5, 0.5), 20)
+    box.paint(Tissue.EPIDURAL_FAT, inside_all(np.abs(box.x) - 9 * size, 20 * size - np.abs(box.x)))
 
 
 def _body_radius(region: Region, level: Level) -> tuple[Float32, Float32, Float32]:
@@ -243,7 +244,7 @@ def _paint_disc(
     if level.is_fused:
         bone(box, disc, spine.cortex_mm)
         return
-    box.paint(T.ANNULUS, disc)
+    box.paint(Tissue.ANNULUS, disc)
     _paint_nucleus(box, level, front, side, across)
     if disc_injury:
         _paint_torn_disc(box, level, disc_injury.severity, disc_injury.ct_visible, front, disc)
@@ -254,18 +255,22 @@ def _paint_nucleus(
 ) -> None:
     """Bright lens; with age it darkens, cracks, and at last holds gas."""
     palette = box.canvas.palette
-    inside = 0.72 - np.hypot(front + 0.05, 0.8 * side)
-    half = (level.top - level.disc_top) / 2 + 0.6
-    lens = inside_all(inside * level.depth / 2, half - np.abs(across) - 0.9 * np.abs(front))
+    half = 0.36 * (level.top - level.disc_top) + 0.6 * level.hollow + 0.3
+    ring = np.sqrt((front + 0.06) ** 2 / 0.66 + side**2 / 0.72 + (across / half) ** 2)
+    lens = ((1 - ring) * half).astype(np.float32)
     young = np.float32(np.clip(1.15 - 1.05 * level.wear, 0.12, 1.0))
-    t2 = palette.t2[T.ANNULUS] + young * (palette.t2[T.NUCLEUS] - palette.t2[T.ANNULUS])
-    stir = palette.stir[T.ANNULUS] + young * (palette.stir[T.NUCLEUS] - palette.stir[T.ANNULUS])
-    box.paint(T.NUCLEUS, lens, t2=float(t2), stir=float(stir))
+    t2 = palette.t2[Tissue.ANNULUS] + young * (
+        palette.t2[Tissue.NUCLEUS] - palette.t2[Tissue.ANNULUS]
+    )
+    stir = palette.stir[Tissue.ANNULUS] + young * (
+        palette.stir[Tissue.NUCLEUS] - palette.stir[Tissue.ANNULUS]
+    )
+    box.paint(Tissue.NUCLEUS, lens, t2=float(t2), stir=float(stir))
     # the dark intranuclear cleft of the adult disc
     cleft = inside_all(0.3 - np.abs(across), (0.5 - np.abs(front)) * level.depth / 2)
-    box.paint(T.NUCLEUS, cleft - 0.1, t2=float(0.8 * t2), stir=float(0.8 * stir))
+    box.paint(Tissue.NUCLEUS, cleft - 0.1, t2=float(0.8 * t2), stir=float(0.8 * stir))
     if level.wear > 0.88 and level.spread[1] > 0.4:
-        box.paint(T.AIR, inside_all(lens - 0.8, 0.6 - np.abs(across)))
+        box.paint(Tissue.AIR, inside_all(lens - 0.8, 0.6 - np.abs(across)))
 
 
 def _paint_torn_disc(
@@ -274,7 +279,7 @@ def _paint_torn_disc(
     """Fluid in the disc, most in the torn front; the CT shows it only when the disc gapes."""
     reach = 0.4 + 1.4 * severity
     torn = inside_all(disc - 0.5, (front + reach - 0.4) * level.depth / 2)
-    box.paint(T.DISC_INJURY, torn, is_hidden_on_ct=not visible)
+    box.paint(Tissue.DISC_INJURY, torn, is_hidden_on_ct=not visible)
 
 
 def _end_plates(box: Region, level: Level, number: int, radius: Float32) -> tuple[Float32, Float32]:
@@ -313,11 +318,11 @@ def _paint_body(
     edge, below_top = _collapse(injuries, number, level, box, front, at, edge, below_top)
     inside = inside_all(below_top, above_bottom, edge)
     rim = spine.cortex_mm * (1 + 0.5 * level.wear * (np.abs(at) > 0.6)).astype(np.float32)
-    marrow_hu = canvas.palette.hu[T.MARROW] * (1.0 + 0.05 * np.sin(3.0 * number))
-    box.paint(T.CORTEX, inside)
-    box.paint(T.MARROW, inside - rim, hu=float(marrow_hu))
-    vein = inside_all(slab(at, 0.13) * half, 1.9 * spine.vein - np.abs(box.x), -front * 7 - 1.5)
-    box.paint(T.VEIN, inside_all(vein, inside + 1.5), hu=float(0.5 * marrow_hu + 30))
+    marrow_hu = canvas.palette.hu[Tissue.MARROW] * (1.0 + 0.05 * np.sin(3.0 * number))
+    box.paint(Tissue.CORTEX, inside)
+    box.paint(Tissue.MARROW, inside - rim, hu=float(marrow_hu))
+    vein = inside_all(slab(at, 0.09) * half, 1.9 * spine.vein - np.abs(box.x), -front * 7 - 1.5)
+    box.paint(Tissue.VEIN, inside_all(vein, inside + 1.5), hu=float(0.5 * marrow_hu + 30))
     _paint_fracture(injuries, number, box, at, front, inside, rim)
 
 
@@ -371,10 +376,10 @@ def _paint_fracture(
     wave = 0.12 * np.sin(box.x / 3.0 + 6 * fracture.shape[3]) + 0.10 * np.sin(4 * front)
     reach = 0.5 + 1.2 * fracture.severity
     swollen = inside_all(inside - rim, (reach - np.abs(away)) * 6)
-    box.paint(T.MARROW_OEDEMA, swollen, is_hidden_on_ct=not fracture.ct_visible)
+    box.paint(Tissue.MARROW_OEDEMA, swollen, is_hidden_on_ct=not fracture.ct_visible)
     if fracture.ct_visible:
         gap = 0.35 + 0.6 * fracture.severity
-        box.paint(T.FRACTURE_LINE, inside_all(inside, slab((away + wave) * 6, gap)))
+        box.paint(Tissue.FRACTURE_LINE, inside_all(inside, slab((away + wave) * 6, gap)))
 
 
 def _paint_arch(
@@ -396,14 +401,15 @@ def _paint_arch(
     side = np.abs(box.x)
     h = level.bottom - level.top
     pedicle = ellipsoid(
-        (side - 12.5 * size, 5.5), (box.n + 3.5, 6.0), (box.s - level.middle + 1, h * 0.27)
+        (side - 12.5 * size, 5.5), (box.n + 3.5, 6.0), (box.s - level.middle + 1, h * 0.34)
     )
     transverse = _transverse(box, level, number, size)
-    process = np.maximum.reduce([lamina, spinous, pillar, pedicle, transverse])
+    arch = blend(lamina, spinous, 2.5)
+    process = np.maximum.reduce([arch, pillar, pedicle, transverse])
     bone(box, process, 0.9 * spine.cortex_mm + 0.1)
 
 
-def _paint_between(canvas: Canvas, spine: Spine, canal: Profile) -> None:
+def paint_between(canvas: Canvas, spine: Spine, canal: Profile) -> None:
     """Flavum lining the canal's back wall; fat crossed by fibers between the spinous processes."""
     size, last = spine.size, spine.levels[-1].bottom
     box = canvas.between((30 * size, last), (-75, -4), 14)
@@ -421,13 +427,14 @@ def _paint_between(canvas: Canvas, spine: Spine, canal: Profile) -> None:
     fat = np.clip(0.55 + 0.45 * fiber + spine.fat_between, 0, 1).astype(np.float32)
     palette = canvas.palette
     box.paint(
-        T.INTERSPINOUS,
+        Tissue.INTERSPINOUS,
         inside,
-        hu=45 + fat * (palette.hu[T.FAT] - 20),
-        t2=palette.t2[T.FLAVUM] + fat * (palette.t2[T.FAT] - palette.t2[T.FLAVUM]),
-        stir=palette.stir[T.FLAVUM] + fat * (palette.stir[T.FAT] - palette.stir[T.FLAVUM]),
+        hu=45 + fat * (palette.hu[Tissue.FAT] - 20),
+        t2=palette.t2[Tissue.FLAVUM] + fat * (palette.t2[Tissue.FAT] - palette.t2[Tissue.FLAVUM]),
+        stir=palette.stir[Tissue.FLAVUM]
+        + fat * (palette.stir[Tissue.FAT] - palette.stir[Tissue.FLAVUM]),
     )
-    box.paint(T.FLAVUM, inside_all(slab(behind - 1.3, 1.6), 10 - side))
+    box.paint(Tissue.FLAVUM, inside_all(slab(behind - 1.3, 1.6), 10 - side))
 
 
 def _lamina(box: Region, level: Level, width: Float32, size: float) -> Float32:
@@ -442,7 +449,7 @@ def _lamina(box: Region, level: Level, width: Float32, size: float) -> Float32:
         outside - 0.2,
         level.lamina - outside,
         -box.n - 0.45 * width,
-        h * 0.42 - np.abs(shingle),
+        h * 0.36 - 0.03 * np.abs(box.x) - np.abs(shingle),
     )
 
 
@@ -461,7 +468,7 @@ def _spinous(
     bifid, deviation = level.spread
     wide = thickness * (0.85 + bifid * along**2 + 0.25 * along)
     r = np.hypot((box.s - center) / tall, (box.x - deviation * along) / wide)
-    end = length - behind - 0.5 * np.hypot(box.s - center, 0.5) * (along > 0.7)
+    end = length - behind - 0.12 * (box.s - center) ** 2
     return inside_all((1 - r) * np.minimum(tall, wide + 1.0), behind + 2.0, end)
 
 
@@ -503,8 +510,8 @@ def _paint_long_ligaments(canvas: Canvas, spine: Spine, last: float) -> None:
     front = spine.front()
     box = canvas.between((22 * size, last), (9, 34), 10)
     line = slab(box.n - front(box.s) - 0.9, spine.ligament_mm[0] / 2)
-    soft = np.isin(box.labels, (T.MARROW, T.CORTEX, T.MARROW_OEDEMA), invert=True)
-    box.where(soft).paint(T.LIGAMENT, line[soft])
+    soft = np.isin(box.labels, (Tissue.MARROW, Tissue.CORTEX, Tissue.MARROW_OEDEMA), invert=True)
+    box.where(soft).paint(Tissue.LIGAMENT, line[soft])
     box = canvas.between((12 * size, last), (-3, 2), 7)
     line = slab(box.n + 0.1, spine.ligament_mm[1] / 2 + 0.1)
-    box.paint(T.LIGAMENT, line)
+    box.paint(Tissue.LIGAMENT, line)

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.phantom.canvas import Canvas, capsule, ellipsoid, inside_all
 from pipeline.phantom.spine import Spine, bone
-from pipeline.phantom.tissues import Tissue as T
+from pipeline.phantom.tissues import Tissue
 
 FIRST_RIB_LEVEL = 5
 """Index of T1 in the levels."""
@@ -34,8 +34,8 @@ def paint_thorax(canvas: Canvas, spine: Spine) -> None:
         ),
         side - 17 * size,
     )
-    box.paint(T.MUSCLE, lung + 4)
-    box.paint(T.LUNG, lung)
+    box.paint(Tissue.MUSCLE, lung + 4)
+    box.paint(Tissue.LUNG, lung)
     for number, level in enumerate(spine.levels[FIRST_RIB_LEVEL:]):
         half, depth = RIB_HALF_WIDTH_MM[number] * size, RIB_DEPTH_MM[number] * size
         start = -14.0 * size

@@ -87,54 +87,60 @@ class TissueRow:
     mr_texture: float
 
 
-T = Tissue
 TABLE: dict[Tissue, TissueRow] = {
-    T.AIR: TissueRow(-1000, 0, 0, 0.01, 0.01, 0, 0),
-    T.FAT: TissueRow(-105, 6, 8, 0.70, 0.07, 0.10, 0.035),
-    T.MUSCLE: TissueRow(55, 9, 7, 0.20, 0.23, 0.15, 0.022),
-    T.LONGUS: TissueRow(55, 9, 6, 0.20, 0.23, 0.15, 0.018),
-    T.SKIN: TissueRow(35, 20, 10, 0.32, 0.24, 0.15, 0.02),
-    T.CSF: TissueRow(10, 4, 1, 1.00, 1.00, 0, 0.012),
-    T.CORD: TissueRow(38, 10, 2, 0.40, 0.38, 0.08, 0.012),
-    T.CORD_GRAY: TissueRow(40, 10, 2, 0.50, 0.48, 0.07, 0.01),
-    T.NERVE: TissueRow(40, 8, 4, 0.45, 0.45, 0.10, 0.02),
-    T.DURA: TissueRow(50, 8, 3, 0.12, 0.10, 0.10, 0.01),
-    T.EPIDURAL_FAT: TissueRow(-75, 20, 9, 0.66, 0.10, 0.10, 0.03),
-    T.CORTEX: TissueRow(1050, 180, 80, 0.05, 0.03, 0.20, 0.008),
-    T.MARROW: TissueRow(270, 90, 60, 0.37, 0.15, 0.18, 0.03),
-    T.SKULL_MARROW: TissueRow(330, 150, 90, 0.42, 0.12, 0.20, 0.04),
-    T.TOOTH: TissueRow(2200, 300, 60, 0.03, 0.02, 0, 0),
-    T.NUCLEUS: TissueRow(85, 12, 7, 0.66, 0.52, 0.10, 0.03),
-    T.ANNULUS: TissueRow(105, 14, 7, 0.13, 0.10, 0.15, 0.015),
-    T.LIGAMENT: TissueRow(70, 12, 7, 0.08, 0.08, 0.15, 0.01),
-    T.FLAVUM: TissueRow(62, 10, 6, 0.14, 0.12, 0.15, 0.012),
-    T.INTERSPINOUS: TissueRow(5, 25, 14, 0.42, 0.16, 0.18, 0.05),
-    T.CARTILAGE: TissueRow(120, 50, 40, 0.24, 0.20, 0.15, 0.03),
-    T.ARTERY: TissueRow(48, 8, 3, 0.05, 0.05, 0.20, 0.01),
-    T.VEIN: TissueRow(52, 10, 4, 0.42, 0.48, 0.30, 0.03),
-    T.SINUS: TissueRow(58, 10, 4, 0.10, 0.10, 0.30, 0.01),
-    T.MUCOSA: TissueRow(45, 10, 7, 0.60, 0.60, 0.12, 0.03),
-    T.TONGUE: TissueRow(55, 8, 8, 0.30, 0.28, 0.15, 0.03),
-    T.GLAND: TissueRow(45, 20, 10, 0.45, 0.40, 0.15, 0.03),
-    T.THYROID: TissueRow(110, 25, 9, 0.45, 0.45, 0.15, 0.025),
-    T.OESOPHAGUS: TissueRow(42, 8, 6, 0.34, 0.36, 0.12, 0.03),
-    T.NODE: TissueRow(55, 12, 5, 0.45, 0.52, 0.12, 0.02),
-    T.BRAINSTEM: TissueRow(34, 9, 2, 0.40, 0.37, 0.07, 0.018),
-    T.BRAIN_WHITE: TissueRow(31, 9, 2, 0.36, 0.34, 0.07, 0.018),
-    T.BRAIN_GRAY: TissueRow(38, 9, 2, 0.50, 0.48, 0.07, 0.02),
-    T.CEREBELLUM: TissueRow(37, 9, 2, 0.47, 0.45, 0.07, 0.018),
-    T.TENTORIUM: TissueRow(58, 10, 4, 0.14, 0.12, 0.15, 0.01),
-    T.LUNG: TissueRow(-850, 40, 25, 0.03, 0.03, 0.20, 0.01),
-    T.TABLE: TissueRow(-80, 100, 8, 0.01, 0.01, 0, 0),
-    T.FOAM: TissueRow(-930, 25, 6, 0.01, 0.01, 0, 0),
-    T.HAEMATOMA: TissueRow(60, 7, 5, 0.58, 0.74, 0.10, 0.05),
-    T.INTERSPINOUS_OEDEMA: TissueRow(38, 9, 8, 0.66, 0.72, 0.10, 0.06),
-    T.CORD_OEDEMA: TissueRow(38, 10, 2, 0.70, 0.68, 0.08, 0.03),
-    T.MARROW_OEDEMA: TissueRow(285, 90, 45, 0.50, 0.58, 0.10, 0.04),
-    T.DISC_INJURY: TissueRow(80, 12, 8, 0.66, 0.70, 0.10, 0.05),
-    T.FRACTURE_LINE: TissueRow(70, 25, 10, 0.55, 0.62, 0.15, 0.03),
+    Tissue.AIR: TissueRow(-1000, 0, 0, 0.01, 0.01, 0, 0),
+    Tissue.FAT: TissueRow(-105, 6, 8, 0.70, 0.07, 0.10, 0.035),
+    Tissue.MUSCLE: TissueRow(55, 9, 7, 0.20, 0.23, 0.15, 0.022),
+    Tissue.LONGUS: TissueRow(55, 9, 6, 0.20, 0.23, 0.15, 0.018),
+    Tissue.SKIN: TissueRow(35, 20, 10, 0.32, 0.24, 0.15, 0.02),
+    Tissue.CSF: TissueRow(10, 4, 1, 1.00, 1.00, 0, 0.012),
+    Tissue.CORD: TissueRow(38, 10, 2, 0.40, 0.38, 0.08, 0.012),
+    Tissue.CORD_GRAY: TissueRow(40, 10, 2, 0.50, 0.48, 0.07, 0.01),
+    Tissue.NERVE: TissueRow(40, 8, 4, 0.45, 0.45, 0.10, 0.02),
+    Tissue.DURA: TissueRow(50, 8, 3, 0.12, 0.10, 0.10, 0.01),
+    Tissue.EPIDURAL_FAT: TissueRow(-75, 20, 9, 0.66, 0.10, 0.10, 0.03),
+    Tissue.CORTEX: TissueRow(1050, 180, 80, 0.05, 0.03, 0.20, 0.008),
+    Tissue.MARROW: TissueRow(270, 90, 60, 0.37, 0.15, 0.18, 0.03),
+    Tissue.SKULL_MARROW: TissueRow(330, 150, 90, 0.42, 0.12, 0.20, 0.04),
+    Tissue.TOOTH: TissueRow(2200, 300, 60, 0.03, 0.02, 0, 0),
+    Tissue.NUCLEUS: TissueRow(85, 12, 7, 0.66, 0.52, 0.10, 0.03),
+    Tissue.ANNULUS: TissueRow(105, 14, 7, 0.13, 0.10, 0.15, 0.015),
+    Tissue.LIGAMENT: TissueRow(70, 12, 7, 0.08, 0.08, 0.15, 0.01),
+    Tissue.FLAVUM: TissueRow(62, 10, 6, 0.14, 0.12, 0.15, 0.012),
+    Tissue.INTERSPINOUS: TissueRow(5, 25, 14, 0.42, 0.16, 0.18, 0.05),
+    Tissue.CARTILAGE: TissueRow(120, 50, 40, 0.24, 0.20, 0.15, 0.03),
+    Tissue.ARTERY: TissueRow(48, 8, 3, 0.05, 0.05, 0.20, 0.01),
+    Tissue.VEIN: TissueRow(52, 10, 4, 0.42, 0.48, 0.30, 0.03),
+    Tissue.SINUS: TissueRow(58, 10, 4, 0.10, 0.10, 0.30, 0.01),
+    Tissue.MUCOSA: TissueRow(45, 10, 7, 0.60, 0.60, 0.12, 0.03),
+    Tissue.TONGUE: TissueRow(55, 8, 8, 0.30, 0.28, 0.15, 0.03),
+    Tissue.GLAND: TissueRow(45, 20, 10, 0.45, 0.40, 0.15, 0.03),
+    Tissue.THYROID: TissueRow(110, 25, 9, 0.45, 0.45, 0.15, 0.025),
+    Tissue.OESOPHAGUS: TissueRow(42, 8, 6, 0.34, 0.36, 0.12, 0.03),
+    Tissue.NODE: TissueRow(55, 12, 5, 0.45, 0.52, 0.12, 0.02),
+    Tissue.BRAINSTEM: TissueRow(34, 9, 2, 0.40, 0.37, 0.07, 0.018),
+    Tissue.BRAIN_WHITE: TissueRow(31, 9, 2, 0.36, 0.34, 0.07, 0.018),
+    Tissue.BRAIN_GRAY: TissueRow(38, 9, 2, 0.50, 0.48, 0.07, 0.02),
+    Tissue.CEREBELLUM: TissueRow(37, 9, 2, 0.47, 0.45, 0.07, 0.018),
+    Tissue.TENTORIUM: TissueRow(58, 10, 4, 0.14, 0.12, 0.15, 0.01),
+    Tissue.LUNG: TissueRow(-850, 40, 25, 0.03, 0.03, 0.20, 0.01),
+    Tissue.TABLE: TissueRow(-80, 100, 8, 0.01, 0.01, 0, 0),
+    Tissue.FOAM: TissueRow(-930, 25, 6, 0.01, 0.01, 0, 0),
+    Tissue.HAEMATOMA: TissueRow(60, 7, 5, 0.58, 0.74, 0.10, 0.05),
+    Tissue.INTERSPINOUS_OEDEMA: TissueRow(38, 9, 8, 0.66, 0.72, 0.10, 0.06),
+    Tissue.CORD_OEDEMA: TissueRow(38, 10, 2, 0.70, 0.68, 0.08, 0.03),
+    Tissue.MARROW_OEDEMA: TissueRow(285, 90, 45, 0.50, 0.58, 0.10, 0.04),
+    Tissue.DISC_INJURY: TissueRow(80, 12, 8, 0.66, 0.70, 0.10, 0.05),
+    Tissue.FRACTURE_LINE: TissueRow(70, 25, 10, 0.55, 0.62, 0.15, 0.03),
 }
-NERVOUS = (T.CORD, T.CORD_GRAY, T.CORD_OEDEMA, T.BRAINSTEM, T.BRAIN_WHITE, T.BRAIN_GRAY)
+NERVOUS = (
+    Tissue.CORD,
+    Tissue.CORD_GRAY,
+    Tissue.CORD_OEDEMA,
+    Tissue.BRAINSTEM,
+    Tissue.BRAIN_WHITE,
+    Tissue.BRAIN_GRAY,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,9 +171,10 @@ class Palette:
         gap = _set_nervous_system(hu, rng, enhanced)
         if enhanced:
             _enhance(hu, rng)
-        hu[T.LONGUS] = hu[T.MUSCLE] + rng.normal(0, 2)
-        hu[T.HAEMATOMA] = hu[T.MUSCLE] + rng.normal(5, 5)
-        hu[T.CORTEX] = max(hu[T.CORTEX], 2.2 * hu[T.MARROW] + 100)
+        hu[Tissue.LONGUS] = hu[Tissue.MUSCLE] + rng.normal(0, 2)
+        hu[Tissue.HAEMATOMA] = hu[Tissue.MUSCLE] + rng.normal(5, 5)
+        hu[Tissue.MARROW_OEDEMA] = hu[Tissue.MARROW] + rng.uniform(-20, 50)
+        hu[Tissue.CORTEX] = max(hu[Tissue.CORTEX], 2.2 * hu[Tissue.MARROW] + 100)
         return cls(*(_f32(a) for a in (hu, texture, t2, stir, mr_texture)), enhanced, gap)
 
 
@@ -181,28 +188,28 @@ def _set_nervous_system(hu: np.ndarray, rng: np.random.Generator, enhanced: bool
     """Tie brain, cord and CSF together; returns cord minus CSF in HU, 0 to 30."""
     cord = rng.normal(38, 9) + (rng.uniform(0, 14) if enhanced else 0)
     gap = float(rng.uniform(0, 30) if rng.random() < 0.9 else 0.0)
-    hu[T.CORD] = hu[T.CORD_OEDEMA] = cord
-    hu[T.CORD_GRAY] = cord + rng.uniform(0, 4)
-    hu[T.NERVE] = cord - gap * rng.uniform(0.2, 0.8)
-    hu[T.CSF] = cord - gap
-    hu[T.BRAINSTEM] = cord + rng.normal(-2, 2)
-    hu[T.BRAIN_WHITE] = hu[T.BRAINSTEM] + rng.normal(-1, 1.5)
-    hu[T.BRAIN_GRAY] = hu[T.BRAIN_WHITE] + rng.uniform(4, 9)
-    hu[T.CEREBELLUM] = hu[T.BRAIN_GRAY] + rng.normal(-1, 1.5)
-    hu[T.TENTORIUM] = cord + rng.uniform(8, 25)
-    hu[T.DURA] = cord + rng.uniform(2, 18)
+    hu[Tissue.CORD] = hu[Tissue.CORD_OEDEMA] = cord
+    hu[Tissue.CORD_GRAY] = cord + rng.uniform(0, 4)
+    hu[Tissue.NERVE] = cord - gap * rng.uniform(0.2, 0.8)
+    hu[Tissue.CSF] = cord - gap
+    hu[Tissue.BRAINSTEM] = cord + rng.normal(-2, 2)
+    hu[Tissue.BRAIN_WHITE] = hu[Tissue.BRAINSTEM] + rng.normal(-1, 1.5)
+    hu[Tissue.BRAIN_GRAY] = hu[Tissue.BRAIN_WHITE] + rng.uniform(4, 9)
+    hu[Tissue.CEREBELLUM] = hu[Tissue.BRAIN_GRAY] + rng.normal(-1, 1.5)
+    hu[Tissue.TENTORIUM] = cord + rng.uniform(8, 25)
+    hu[Tissue.DURA] = cord + rng.uniform(2, 18)
     return gap
 
 
 def _enhance(hu: np.ndarray, rng: np.random.Generator) -> None:
     """Iodine: vessels first, then what is fed well by them."""
-    hu[T.ARTERY] = rng.uniform(100, 380)
+    hu[Tissue.ARTERY] = rng.uniform(100, 380)
     venous = rng.uniform(0.15, 1.0) * rng.uniform(90, 330)
-    hu[T.VEIN] = max(hu[T.VEIN], venous)
-    hu[T.SINUS] = max(hu[T.SINUS], 0.8 * venous)
-    hu[T.THYROID] += rng.uniform(10, 80)
-    hu[T.MUCOSA] += rng.uniform(0, 50)
-    hu[T.GLAND] += rng.uniform(10, 45)
-    hu[T.NODE] += rng.uniform(5, 40)
-    hu[T.MUSCLE] += rng.uniform(0, 10)
-    hu[T.DURA] += rng.uniform(0, 20)
+    hu[Tissue.VEIN] = max(hu[Tissue.VEIN], venous)
+    hu[Tissue.SINUS] = max(hu[Tissue.SINUS], 0.8 * venous)
+    hu[Tissue.THYROID] += rng.uniform(10, 80)
+    hu[Tissue.MUCOSA] += rng.uniform(0, 50)
+    hu[Tissue.GLAND] += rng.uniform(10, 45)
+    hu[Tissue.NODE] += rng.uniform(5, 40)
+    hu[Tissue.MUSCLE] += rng.uniform(0, 10)
+    hu[Tissue.DURA] += rng.uniform(0, 20)
