@@ -30,6 +30,7 @@ class Prepared:
         header_uids: SOP Instance UIDs of the CT in slice order.
         measurements: JSON: what the gate measured.
         warnings: What a reader of the result should know.
+        side_notes: Row of the stack and short text, for the margin: the names of the levels.
         timings_s: Seconds by stage.
     """
 
@@ -37,6 +38,7 @@ class Prepared:
     header_uids: tuple[str, ...]
     measurements: Mapping[str, Any]
     warnings: tuple[str, ...]
+    side_notes: tuple[tuple[int, str], ...]
     timings_s: Mapping[str, float]
 
 
@@ -88,6 +90,7 @@ class WorkFiles:
             "header_uids": list(prepared.header_uids),
             "measurements": dict(prepared.measurements),
             "warnings": list(prepared.warnings),
+            "side_notes": list(prepared.side_notes),
             "timings_s": dict(prepared.timings_s),
         }
         grid = prepared.stack.grid
@@ -106,6 +109,7 @@ class WorkFiles:
             tuple(facts["header_uids"]),
             facts["measurements"],
             tuple(facts["warnings"]),
+            tuple((row, text) for row, text in facts["side_notes"]),
             facts["timings_s"],
         )
 

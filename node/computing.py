@@ -1,0 +1,171 @@
+"""The stages as they really are: the pipeline from CT files to labelled instances.
+
+Importing this module brings torch in; only the worker and the direct command do.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from node.clock import from_text
+from node.stages import Order, PackagedInstance, Stages
+from node.workfiles import Made, Prepared
+from pipeline.anatomy import Anatomy, find_anatomy
+from pipeline.contrast import Contrast
+from pipeline.geometry import Grid
+from pipeline.provenance import pixel_digest, software_versions
+from pipeline.reformat import sagittal_stack
+from pipeline.secondary_capture import Equipment, build_series
+from pipeline.synthesis import Model, synthesize
+from pipeline.volume import CTSeries, read_series
+
+Progress = Callable[[int, int], None]
+"""Told how much of how much is done."""
+
+
+def real_stages(model: Model, station_name: str = "", progress: Progress | None = None) -> Stages:
+    """The stages around a loaded model.
+
+    Args:
+        model: As `pipeline.synthesis.load_model` gives it.
+        station_name: Of this node, for the objects; empty when unknown.
+        progress: Told slices done and slices in all while the model runs.
+    """
+    equipment = Equipment(software_versions(), station_name)
+
+    def run(prepared: Prepared, order: Order) -> Made:
+        contrasts = order.identity.contrasts
+        result = synthesize(
+            prepared.stack,
+            model,
+            contrasts=contrasts,
+            seed=order.identity.seed,
+            samples=order.samples,
+            progress=progress,
+        )
+        spread = [result.spread[contrast] for contrast in contrasts] if result.spread else []
+        return Made(
+            images=np.stack([result.images[contrast] for contrast in contrasts]),
+            spread=np.array(spread, dtype=np.float32),
+            contrasts=tuple(str(contrast) for contrast in contrasts),
+            grid=result.grid,
+            frame_of_reference_uid=result.frame_of_reference_uid,
+            facts={
+                "seed": result.seed,
+                "samples": result.samples,
+                "device": result.device,
+                "dtype": result.dtype,
+            },
+            timings_s={name: round(s, 3) for name, s in result.timings_s.items()},
+        )
+
+    def write(
+        made: Made, prepared: Prepared, headers: Sequence[Dataset], order: Order
+    ) -> Iterator[PackagedInstance]:
+        return package(made, prepared, headers, order, equipment)
+
+    return Stages(model_digest=model.digest, prepare=prepare, synthesize=run, package=write)
+
+
+def prepare(paths: Sequence[Path]) -> Prepared:
+    """From CT files, in any order, to the sagittal stack of the model.
+
+    Raises:
+        Declined: When the series is no gapless cervical CT, with what was found.
+    """
+    began = time.perf_counter()
+    series = read_series([dcmread(path) for path in paths])
+    was_read = time.perf_counter()
+    anatomy = find_anatomy(series.volume)
+    was_found = time.perf_counter()
+    stack = sagittal_stack(series.volume, anatomy)
+    was_cut = time.perf_counter()
+    return Prepared(
+        stack=stack,
+        header_uids=tuple(str(header.SOPInstanceUID) for header in series.headers),
+        measurements=_measurements(series, anatomy),
+        warnings=anatomy.warnings,
+        side_notes=side_notes(anatomy, stack.grid),
+        timings_s={
+            "read": round(was_read - began, 3),
+            "anatomy": round(was_found - was_read, 3),
+            "reformat": round(was_cut - was_found, 3),
+        },
+    )
+
+
+def package(
+    made: Made,
+    prepared: Prepared,
+    headers: Sequence[Dataset],
+    order: Order,
+    equipment: Equipment,
+) -> Iterator[PackagedInstance]:
+    """The labelled instances of every contrast, each as the bytes of its file.
+
+    Args:
+        made: Images of the model.
+        prepared: The stack they were made from.
+        headers: Of the CT, without pixel data, in slice order.
+        order: Whose they are.
+        equipment: Who made them.
+    """
+    for number, name in enumerate(made.contrasts):
+        series = build_series(
+            made.images[number],
+            made.grid,
+            made.frame_of_reference_uid,
+            Contrast(name),
+            headers,
+            order.identity,
+            from_text(order.created_at),
+            equipment,
+            prepared.side_notes,
+        )
+        for index, ds in enumerate(series):
+            content = io.BytesIO()
+            ds.save_as(content, enforce_file_format=True)
+            yield PackagedInstance(
+                str(ds.SOPInstanceUID),
+                str(ds.SeriesInstanceUID),
+                name,
+                index,
+                pixel_digest(ds.PixelData),
+                content.getvalue(),
+            )
+
+
+def side_notes(anatomy: Anatomy, grid: Grid) -> tuple[tuple[int, str], ...]:
+    """The names of the levels at the rows of their discs; none when they cannot be trusted."""
+    if not anatomy.levels_confirmed:
+        return ()
+    rows = [(round(float(grid.to_index(x.disc_mm)[1])), x.name) for x in anatomy.levels]
+    # A note needs half its height on both sides.
+    return tuple((row, name) for row, name in rows if 8 <= row < grid.shape[1] - 8)
+
+
+def _measurements(series: CTSeries, anatomy: Anatomy) -> dict[str, object]:
+    """What the gate saw, as JSON for the record."""
+    return {
+        **{name: round(float(value), 4) for name, value in anatomy.measurements.items()},
+        "levels_confirmed": anatomy.levels_confirmed,
+        "levels_mm": {
+            level.name: [round(float(x), 2) for x in level.disc_mm] for level in anatomy.levels
+        },
+        "canal_ap_mm": {name: round(float(mm), 2) for name, mm in anatomy.canal_ap_mm.items()},
+        "canal_ap_withheld": dict(anatomy.canal_ap_withheld),
+        "coverage": {
+            "canal_mm": round(float(anatomy.coverage.canal_mm), 1),
+            "below_skull_mm": round(float(anatomy.coverage.below_skull_mm), 1),
+            "upper_anchor": anatomy.coverage.upper_anchor,
+        },
+        "corrections": list(series.corrections),
+        "spacing_mm": [round(float(x), 4) for x in series.volume.grid.spacing_mm],
+    }
