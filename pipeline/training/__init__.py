@@ -1,1 +1,6 @@
-"""Training of the built-in model on the phantom."""
+"""Training on the phantom, in the order it happens.
+
+`data` keeps pairs of CT and MRI made from seeds; `augment` shows each as another scanner would;
+`losses` says what counts; `loop` trains and exports a model folder; `evaluate` measures it on
+held-out phantoms; `card` writes the model card. `codec_study` measured which codec to use.
+"""

@@ -1,0 +1,246 @@
+"""A sagittal CT stack becomes T2 and STIR, and a map of where the model was guessing.
+
+The image is the model's one deterministic step: it depends on the CT and the weights alone. The
+seed drives only the ensemble of the spread. The same machine with the same number of threads gives
+the same bytes again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.resources
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers.utils.logging import disable_progress_bar
+from torch import Generator, Tensor
+
+from pipeline.contrast import ALL_CONTRASTS, Contrast
+from pipeline.geometry import Float32, Grid, Volume
+from pipeline.model.pipeline import PseudoMRIPipeline
+from pipeline.provenance import digest_folder
+
+SAMPLES = 8
+"""Enough that the standard deviation of a pixel is known to a quarter of itself."""
+
+BUILT_IN = "weights"
+"""Folder inside the package."""
+
+Progress = Callable[[int, int], None]
+"""Told slices done and slices in all, over the image and every sample."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Weights in memory, ready for one device.
+
+    Args:
+        pipeline: As loaded.
+        name: From the folder's ``model_index.json``.
+        version: From there too.
+        digest: `pipeline.provenance.digest_folder` of the folder.
+        device: ``"cpu"`` or ``"cuda"``.
+        dtype: Of the arithmetic, ``"bfloat16"`` or ``"float32"``; it changes the last digits, so
+            it goes on record.
+    """
+
+    pipeline: PseudoMRIPipeline
+    name: str
+    version: str
+    digest: str
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class Synthesis:
+    """The pseudo-MRI of a stack and what it was made with.
+
+    Args:
+        images: Signal relative to CSF = 1, ``(slice, row, column)`` float32, one per contrast.
+        spread: Standard deviation of the ensemble in the same unit and shape; empty when no
+            samples were drawn.
+        grid: Of images and spread alike.
+        frame_of_reference_uid: (0020,0052), the CT's.
+        seed: Of the ensemble.
+        samples: Members of the ensemble.
+        device: What computed it.
+        dtype: Of the arithmetic.
+        model_name: Of the weights.
+        model_version: Of the weights.
+        model_digest: Of the model folder.
+        timings_s: Seconds of each part.
+
+    Raises:
+        ValueError: When an array does not fit the grid, or spread and samples disagree.
+    """
+
+    images: Mapping[Contrast, Float32]
+    spread: Mapping[Contrast, Float32]
+    grid: Grid
+    frame_of_reference_uid: str
+    seed: int
+    samples: int
+    device: str
+    dtype: str
+    model_name: str
+    model_version: str
+    model_digest: str
+    timings_s: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        for kind in (self.images, self.spread):
+            for contrast, values in kind.items():
+                if values.shape != self.grid.shape or values.dtype != "float32":
+                    found = f"{values.dtype} {values.shape}"
+                    raise ValueError(f"{contrast} is {found}, the grid is {self.grid.shape}")
+        if not self.images or (self.samples > 0 and self.spread.keys() != self.images.keys()):
+            raise ValueError("a synthesis has images, and a spread for each that was sampled")
+
+
+def load_model(folder: Path | None = None, device: str | None = None) -> Model:
+    """Load a model folder.
+
+    Args:
+        folder: As `PseudoMRIPipeline.save_pretrained` wrote it; none means the built-in weights.
+        device: ``"cpu"``, ``"cuda"``, or none for CUDA where there is one.
+
+    Raises:
+        FileNotFoundError: When the folder holds no model.
+        ValueError: For another device.
+    """
+    if folder is None:
+        with importlib.resources.as_file(importlib.resources.files("pipeline") / BUILT_IN) as own:
+            return load_model(own, device)
+    if not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"no model in {folder}: model_index.json is missing; name a folder written by "
+            f"`pseudomri train`"
+        )
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if chosen not in ("cpu", "cuda"):
+        raise ValueError(f"expected device cpu or cuda, found {chosen}")
+    # three components load in a blink; their progress bar would only litter logs
+    disable_progress_bar()
+    pipeline = PseudoMRIPipeline.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, low_cpu_mem_usage=False
+    ).to(chosen)
+    pipeline.denoiser.eval().to(memory_format=torch.channels_last)
+    return Model(
+        pipeline=pipeline,
+        name=pipeline.config.name,
+        version=pipeline.config.version,
+        digest=digest_folder(folder),
+        device=chosen,
+        dtype="bfloat16" if has_bfloat16(chosen) else "float32",
+    )
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; emulated it is slower than float32."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    can = torch.cpu.get_capabilities()
+    return bool(can.get("avx512_bf16", False) or can.get("amx_bf16", False))
+
+
+def synthesize(
+    stack: Volume,
+    model: Model,
+    *,
+    contrasts: Sequence[Contrast] = ALL_CONTRASTS,
+    seed: int = 0,
+    samples: int = SAMPLES,
+    progress: Progress | None = None,
+) -> Synthesis:
+    """Synthesize a sagittal stack.
+
+    Args:
+        stack: CT in HU as `pipeline.reformat` makes it, ``(slice, row, column)``; rows and columns
+            divisible by 16.
+        model: As `load_model` gives it.
+        contrasts: Wanted, at least one. All are computed in one pass either way.
+        seed: Of the ensemble, 0..2**63 - 1.
+        samples: Members of the ensemble; 0 for no spread, else at least 2.
+        progress: Told after every batch of slices.
+
+    Raises:
+        ValueError: When samples is 1 or negative, no contrast is wanted, or the size is wrong.
+    """
+    if samples < 0 or samples == 1 or not contrasts:
+        raise ValueError(f"expected contrasts and 0 or at least 2 samples, found {samples}")
+    if stack.grid.shape[1] % 16 or stack.grid.shape[2] % 16:
+        raise ValueError(f"rows and columns must be divisible by 16, found {stack.grid.shape}")
+    tell = _Counter(len(stack.values) * (1 + samples), progress)
+    hu = torch.tensor(stack.values)
+    with _reproducible(model):
+        began = time.perf_counter()
+        image = model.pipeline(hu, on_slices=tell)
+        imaged = time.perf_counter()
+        spread = _spread(hu, image, model, seed, samples, tell) if samples else None
+        sampled = time.perf_counter()
+    return Synthesis(
+        images=_by_contrast(image, contrasts),
+        spread={} if spread is None else _by_contrast(spread, contrasts),
+        grid=stack.grid,
+        frame_of_reference_uid=stack.frame_of_reference_uid,
+        seed=seed,
+        samples=samples,
+        device=model.device,
+        dtype=model.dtype,
+        model_name=model.name,
+        model_version=model.version,
+        model_digest=model.digest,
+        timings_s={"image": imaged - began, "spread": sampled - imaged},
+    )
+
+
+def _spread(
+    hu: Tensor, image: Tensor, model: Model, seed: int, samples: int, tell: Callable[[int], None]
+) -> Tensor:
+    """Standard deviation over the ensemble, ``(slice, contrast, row, column)``."""
+    # on the CPU, so that a seed means the same on every device
+    generator = Generator().manual_seed(seed)
+    members = [model.pipeline.sample(hu, image, generator, on_slices=tell) for _ in range(samples)]
+    return torch.stack(members).std(dim=0)
+
+
+def _by_contrast(values: Tensor, contrasts: Sequence[Contrast]) -> dict[Contrast, Float32]:
+    """Split ``(slice, contrast, row, column)``; each array is whole, own and read-only."""
+    out: dict[Contrast, Float32] = {}
+    for contrast in contrasts:
+        own = values[:, ALL_CONTRASTS.index(contrast)].contiguous().numpy().copy()
+        own.setflags(write=False)
+        out[contrast] = own
+    return out
+
+
+class _Counter:
+    """Adds up slices for the caller's progress bar."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._done, self._total, self._progress = 0, total, progress
+
+    def __call__(self, slices: int) -> None:
+        self._done += slices
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+@contextlib.contextmanager
+def _reproducible(model: Model) -> Iterator[None]:
+    """The model's arithmetic, and only kernels that add in a fixed order where torch has them."""
+    # read by cuBLAS when it starts; harmless on a CPU
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    half = model.dtype == "bfloat16"
+    try:
+        with torch.autocast(model.device, dtype=torch.bfloat16, enabled=half):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)

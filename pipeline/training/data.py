@@ -1,0 +1,165 @@
+"""Phantom pairs on disk, made by one process and read by another.
+
+Rendering a pair takes seconds, a training step takes less than one: pairs are made once, kept in a
+folder outside the repository, and the training takes up new ones as they appear.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from pipeline.geometry import Grid
+from pipeline.phantom import TrainingPair, patient, render, stack_grid
+
+SIGNAL_STEPS = 2000
+"""Signals are stored as whole numbers of 1/2000 of CSF, HU as whole HU: a quarter of the size."""
+
+HELD_OUT_FROM = 100_000
+"""Seeds from here on are never trained on; evaluation takes its phantoms from them."""
+
+HIGHEST_MM = 36.0
+"""How far up a stack may lie. `pipeline.reformat` centers between C2/3 and C7/T1, so a long neck
+brings the cerebellum into the picture, and a short one the arch of the aorta."""
+
+OFF_CENTER_SHARE = 0.5
+"""Slices beyond the canal are drawn half as often as those through it: they are the easy part."""
+
+CT, T2, STIR, LABELS = range(4)
+PlanesInt16 = NDArray[np.int16]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A few slices with their truth.
+
+    Args:
+        slices_hu: ``(batch, 3, row, column)`` float32, slices s-1, s, s+1.
+        signal: ``(batch, 2, row, column)`` float32, T2 and STIR of slice s.
+        labels: ``(batch, 3, row, column)`` uint8, `pipeline.phantom.tissues.Tissue`.
+    """
+
+    slices_hu: Tensor
+    signal: Tensor
+    labels: Tensor
+
+
+def make_pair(seed: int) -> TrainingPair:
+    """The stack of one phantom, up to `HIGHEST_MM` above where the phantom itself puts it."""
+    person = patient(seed)
+    grid = stack_grid(person)
+    up_mm = np.random.default_rng(seed).uniform(0, HIGHEST_MM)
+    origin = grid.origin_mm - up_mm * grid.directions[1]
+    placed = Grid.from_steps(grid.shape, origin, grid.steps_mm)
+    done = render(person, placed, supersample=2)
+    return TrainingPair(done.ct, done.t2, done.stir, done.labels)
+
+
+def store(path: Path, pair: TrainingPair) -> None:
+    """Write a pair as one ``(4, slice, row, column)`` int16 array; it appears whole or not at all.
+
+    One plain array, not an archive: it is mapped into memory and only the slices drawn are read.
+    """
+    signals = (np.rint(np.clip(s, 0, 16) * SIGNAL_STEPS) for s in (pair.t2, pair.stir))
+    planes = np.stack([np.rint(pair.ct), *signals, pair.labels]).astype(np.int16)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with partial.open("wb") as sink:
+        np.save(sink, planes)
+    partial.replace(path)
+
+
+def load(path: Path) -> TrainingPair:
+    """A stored pair."""
+    planes: PlanesInt16 = np.load(path)
+    t2, stir = (planes[i].astype(np.float32) / SIGNAL_STEPS for i in (T2, STIR))
+    return TrainingPair(planes[CT].astype(np.float32), t2, stir, planes[LABELS].astype(np.uint8))
+
+
+def pair_path(folder: Path, seed: int) -> Path:
+    """Where the pair of a seed is kept."""
+    return folder / f"{seed:06d}.npy"
+
+
+def fill(folder: Path, seeds: range, should_stop: Callable[[], bool] = lambda: False) -> None:
+    """Make every pair that is not there yet, in the order of the seeds.
+
+    Args:
+        folder: Made when missing.
+        seeds: Of the phantoms.
+        should_stop: Asked before each pair.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        if should_stop():
+            return
+        path = pair_path(folder, seed)
+        if not path.exists():
+            store(path, make_pair(seed))
+
+
+def fill_beside(folder: Path, seeds: range, parent: int) -> None:
+    """`fill` in a process of its own: with one thread, politely, and gone when its parent is."""
+    os.nice(5)
+    torch.set_num_threads(1)
+    fill(folder, seeds, should_stop=lambda: os.getppid() != parent)
+
+
+class Pool:
+    """The pairs of a folder, as far as they exist.
+
+    Args:
+        folder: Where `fill` puts them.
+        seeds: Only these are used.
+    """
+
+    def __init__(self, folder: Path, seeds: range) -> None:
+        self._folder = folder
+        self._seeds = seeds
+        self._planes: dict[int, PlanesInt16] = {}
+
+    def __len__(self) -> int:
+        return len(self._planes)
+
+    def refresh(self) -> int:
+        """Take up pairs that have appeared; returns how many there are."""
+        for path in sorted(self._folder.glob("[0-9]*.npy")):
+            seed = int(path.stem)
+            if seed in self._seeds and seed not in self._planes:
+                self._planes[seed] = np.load(path, mmap_mode="r")
+        return len(self._planes)
+
+    def draw(self, count: int, rng: Generator) -> Batch:
+        """Slices of random phantoms; half of them as the mirror image, left for right.
+
+        Raises:
+            LookupError: When the pool is empty.
+        """
+        if not self._planes:
+            raise LookupError(f"no phantom pairs of seeds {self._seeds} in {self._folder}")
+        seeds = sorted(self._planes)
+        picks = [
+            self._slice(seeds[int(torch.randint(len(seeds), (), generator=rng))], rng)
+            for _ in range(count)
+        ]
+        cube = torch.from_numpy(np.stack(picks).astype(np.float32))
+        signal = cube[:, [T2, STIR], 1] / SIGNAL_STEPS
+        return Batch(cube[:, CT], signal, cube[:, LABELS].to(torch.uint8))
+
+    def _slice(self, seed: int, rng: Generator) -> PlanesInt16:
+        """One slice of a phantom with its neighbors, ``(4, 3, row, column)``."""
+        planes = self._planes[seed]
+        slices = planes.shape[1]
+        center = (torch.arange(slices) - (slices - 1) / 2).abs() <= slices * 0.27
+        weights = torch.where(center, 1.0, OFF_CENTER_SHARE)
+        index = int(torch.multinomial(weights, 1, generator=rng))
+        order = [index - 1, index, index + 1]
+        if torch.rand((), generator=rng) < 0.5:
+            order.reverse()
+        return planes[:, np.clip(order, 0, slices - 1)]

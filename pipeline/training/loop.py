@@ -1,0 +1,352 @@
+"""The training, from top to bottom.
+
+``train(TrainingConfig(work_dir=..., minutes=60))`` makes phantoms beside itself, trains, and leaves
+a model folder that `PseudoMRIPipeline.from_pretrained` reads. Killed at any moment it goes on from
+its last checkpoint when it is called again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from torch import Generator, Tensor
+
+from pipeline.intensity import condition
+from pipeline.model.codec import PixelUnshuffleCodec
+from pipeline.model.denoiser import WIDTHS, build_denoiser, interpolate, predict_x0
+from pipeline.model.pipeline import PseudoMRIPipeline
+from pipeline.model.scheduler import build_scheduler, noise_field
+from pipeline.training.augment import Augmentation, augment
+from pipeline.training.data import Pool, fill_beside
+from pipeline.training.losses import reconstruction_loss, tissue_weights
+
+LOG_EVERY_STEPS = 25
+REFRESH_EVERY_STEPS = 25
+POLL_S = 2.0
+"""How often an empty pool is looked at."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything a run depends on.
+
+    Args:
+        work_dir: Holds pool, checkpoint, losses, pictures and the exported model; not in git.
+        pool_dir: Holds the phantom pairs; ``work_dir / "pool"`` when not given.
+        seeds: Phantoms to train on; held-out seeds begin at `data.HELD_OUT_FROM`.
+        minutes: Length of the run in time spent training, or
+        steps: its length in steps; exactly one of the two.
+        batch: Slices of one step.
+        learning_rate: Highest; reached after `warmup_steps`, then a cosine to a fiftieth.
+        weight_decay: Of AdamW.
+        ema_decay: Of the moving average of the weights, which is what is exported.
+        noise_sigmas: Noise levels that samples of the spread may be drawn from.
+        noise_share: Share of training samples at one of them; the others are at level 1 without
+            noise, which is the deterministic start.
+        spread_sigma: The one of them that the exported model draws from.
+        widths: Channels of the denoiser's levels.
+        augmentation: Strengths.
+        seed: Of initialization, draws and augmentation.
+        threads: Processor threads.
+        generate: Make the phantoms in a second process.
+        min_pairs: Training waits until so many exist.
+        checkpoint_minutes: Between checkpoints; at most so much is lost.
+        export_minutes: Between exports of the averaged weights.
+        name: Of the exported model.
+        version: Of the exported model.
+
+    Raises:
+        ValueError: When not exactly one of `minutes` and `steps` is given.
+    """
+
+    work_dir: Path
+    pool_dir: Path | None = None
+    seeds: range = range(0, 1000)
+    minutes: float | None = None
+    steps: int | None = None
+    batch: int = 4
+    learning_rate: float = 1.2e-3
+    warmup_steps: int = 60
+    weight_decay: float = 1e-3
+    ema_decay: float = 0.995
+    noise_sigmas: tuple[float, ...] = (0.5, 0.8)
+    noise_share: float = 0.25
+    spread_sigma: float = 0.8
+    widths: tuple[int, ...] = WIDTHS
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+    threads: int = 1
+    generate: bool = True
+    min_pairs: int = 40
+    checkpoint_minutes: float = 3.0
+    export_minutes: float = 5.0
+    name: str = "phantom-neck"
+    version: str = "1"
+
+    def __post_init__(self) -> None:
+        if (self.minutes is None) == (self.steps is None):
+            raise ValueError("give the length of the run either in minutes or in steps")
+        if self.pool_dir is None:
+            object.__setattr__(self, "pool_dir", self.work_dir / "pool")
+
+    @property
+    def pool(self) -> Path:
+        """The folder of the phantom pairs."""
+        assert self.pool_dir is not None
+        return self.pool_dir
+
+    @property
+    def model_dir(self) -> Path:
+        """The exported model."""
+        return self.work_dir / "model"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Everything needed to go on."""
+        return self.work_dir / "checkpoint.pt"
+
+    @property
+    def losses(self) -> Path:
+        """One JSON object per line and `LOG_EVERY_STEPS` steps."""
+        return self.work_dir / "losses.jsonl"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is.
+
+    Args:
+        share: Done, 0..1.
+        step: Steps taken since the beginning, over all resumptions.
+        elapsed_s: Time spent training, over all resumptions.
+        loss: Mean weighted L1 of the last steps, in units of signal.
+        pairs: Phantom pairs in use.
+    """
+
+    share: float
+    step: int
+    elapsed_s: float
+    loss: float
+    pairs: int
+
+
+def train(config: TrainingConfig, on_progress: Callable[[Progress], None] = lambda _: None) -> Path:
+    """Train, or go on training, until the budget is spent.
+
+    Args:
+        config: Of the run. A resumed run takes the new config's budget and rates.
+        on_progress: Told every `LOG_EVERY_STEPS` steps.
+
+    Returns:
+        The folder of the exported model.
+    """
+    torch.set_num_threads(config.threads)
+    config.work_dir.mkdir(parents=True, exist_ok=True)
+    run = Run(config)
+    pool = Pool(config.pool, config.seeds)
+    with _phantoms_made_beside(config):
+        _wait_for(pool, config.min_pairs)
+        losses: list[float] = []
+        saved = exported = began = time.monotonic()
+        spent_before = run.elapsed_s
+        while run.share < 1:
+            losses.append(run.take_step(pool))
+            now = time.monotonic()
+            run.elapsed_s = spent_before + now - began
+            if run.step % LOG_EVERY_STEPS == 0:
+                progress = run.report(losses, len(pool))
+                losses.clear()
+                on_progress(progress)
+            if run.step % REFRESH_EVERY_STEPS == 0:
+                pool.refresh()
+            if now - saved > 60 * config.checkpoint_minutes:
+                run.save()
+                saved = now
+            if now - exported > 60 * config.export_minutes:
+                run.export()
+                exported = now
+    run.save()
+    run.export()
+    return config.model_dir
+
+
+class Run:
+    """The state of a run: network, average, optimizer, chance, step and time.
+
+    Args:
+        config: Of the run; its checkpoint is read when there is one.
+    """
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.config = config
+        self.step = 0
+        self.elapsed_s = 0.0
+        self.codec = PixelUnshuffleCodec()
+        torch.manual_seed(config.seed)
+        self.denoiser = build_denoiser(self.codec, config.widths).to(
+            memory_format=torch.channels_last
+        )
+        self.average = {k: v.clone() for k, v in self.denoiser.state_dict().items()}
+        self.optimizer = torch.optim.AdamW(
+            self.denoiser.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=(0.9, 0.98),
+        )
+        self.rng = Generator().manual_seed(config.seed)
+        if config.checkpoint.exists():
+            self._load()
+
+    @property
+    def share(self) -> float:
+        """How much of the budget is spent, 0..1."""
+        if self.config.steps is not None:
+            return min(1.0, self.step / self.config.steps)
+        assert self.config.minutes is not None
+        return min(1.0, self.elapsed_s / (60 * self.config.minutes))
+
+    def take_step(self, pool: Pool) -> float:
+        """Draw, augment, predict, correct; returns the weighted L1 in units of signal."""
+        config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        batch = pool.draw(config.batch, self.rng)
+        weights = tissue_weights(batch.labels[:, 1:2])
+        slices_hu, signal, weights = augment(batch, weights, config.augmentation, self.rng)
+        x_s, s = self._start(self.codec.encode(signal))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            x0 = predict_x0(self.denoiser, condition(slices_hu), x_s, s, self.codec.block)
+        predicted = self.codec.decode(x0.float())
+        loss, weighted = reconstruction_loss(predicted, signal, weights)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
+        self.optimizer.step()
+        self._follow()
+        self.step += 1
+        return float(weighted.detach())
+
+    def _learning_rate(self) -> float:
+        warm = min(1.0, (self.step + 1) / self.config.warmup_steps)
+        cosine = 0.5 * (1 + math.cos(math.pi * self.share))
+        return self.config.learning_rate * warm * (0.02 + 0.98 * cosine)
+
+    def _start(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """Noisy latents and their levels: only levels that inference visits are trained."""
+        noisy = torch.rand(len(x0), generator=self.rng) < self.config.noise_share
+        levels = torch.tensor(self.config.noise_sigmas)
+        drawn = levels[torch.randint(len(levels), (len(x0),), generator=self.rng)]
+        s = torch.where(noisy, drawn, 1.0)
+        shape = (x0.shape[1], x0.shape[2], x0.shape[3])
+        eps = torch.stack(
+            [noise_field(shape, self.rng) if n else torch.zeros(shape) for n in noisy]
+        )
+        return interpolate(x0, eps, s.view(-1, 1, 1, 1)), s
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the average towards the weights; faster at first, when they still mean little."""
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        for name, value in self.denoiser.state_dict().items():
+            self.average[name].lerp_(value, 1 - decay)
+
+    def report(self, losses: list[float], pairs: int) -> Progress:
+        """Append to the losses on disk."""
+        loss = sum(losses) / max(1, len(losses))
+        progress = Progress(self.share, self.step, self.elapsed_s, loss, pairs)
+        with self.config.losses.open("a") as sink:
+            sink.write(json.dumps(asdict(progress)) + "\n")
+        return progress
+
+    def save(self) -> None:
+        """Replace the checkpoint: the old one stays until the new one is whole and on disk."""
+        state = {
+            "step": self.step,
+            "elapsed_s": self.elapsed_s,
+            "denoiser": self.denoiser.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "rng": self.rng.get_state(),
+        }
+        partial = self.config.checkpoint.with_suffix(".partial")
+        with partial.open("wb") as sink:
+            torch.save(state, sink)
+            sink.flush()
+            os.fsync(sink.fileno())
+        partial.replace(self.config.checkpoint)
+
+    def _load(self) -> None:
+        """Go on from the checkpoint; losses logged after it are forgotten, they come again."""
+        state: dict[str, Any] = torch.load(self.config.checkpoint, weights_only=True)
+        self.step, self.elapsed_s = state["step"], state["elapsed_s"]
+        self.denoiser.load_state_dict(state["denoiser"])
+        self.average = state["average"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rng.set_state(state["rng"])
+        if self.config.losses.exists():
+            lines = self.config.losses.read_text().splitlines()
+            kept = [line for line in lines if json.loads(line)["step"] <= self.step]
+            self.config.losses.write_text("".join(f"{line}\n" for line in kept))
+
+    def export(self) -> None:
+        """Write the averaged weights as a model folder, half precision, old one replaced."""
+        save_model(self.averaged(), self.config)
+
+    def averaged(self) -> UNet2DModel:
+        """A denoiser with the averaged weights."""
+        denoiser = build_denoiser(self.codec, self.config.widths)
+        denoiser.load_state_dict(self.average)
+        return denoiser
+
+
+def save_model(denoiser: UNet2DModel, config: TrainingConfig) -> None:
+    """Save a denoiser with its codec and scheduler as `PseudoMRIPipeline`, as half floats."""
+    pipeline = PseudoMRIPipeline(
+        PixelUnshuffleCodec(),
+        denoiser,
+        build_scheduler(),
+        name=config.name,
+        version=config.version,
+        spread_sigma=config.spread_sigma,
+    ).to(torch.float16)
+    partial = config.model_dir.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    pipeline.save_pretrained(partial, safe_serialization=True)
+    shutil.rmtree(config.model_dir, ignore_errors=True)
+    partial.rename(config.model_dir)
+
+
+@contextlib.contextmanager
+def _phantoms_made_beside(config: TrainingConfig) -> Iterator[None]:
+    """A second process that fills the pool for as long as the training lasts."""
+    if not config.generate:
+        yield
+        return
+    # spawn: a forked child would inherit torch's thread pools in an unknown state
+    context = multiprocessing.get_context("spawn")
+    maker = context.Process(
+        target=fill_beside, args=(config.pool, config.seeds, os.getpid()), daemon=True
+    )
+    maker.start()
+    try:
+        yield
+    finally:
+        maker.terminate()
+        maker.join()
+
+
+def _wait_for(pool: Pool, pairs: int) -> None:
+    while pool.refresh() < pairs:
+        time.sleep(POLL_S)
