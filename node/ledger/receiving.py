@@ -230,7 +230,12 @@ class Receiving:
             )
 
     def refuse_instance(
-        self, sop_instance_uid: str, status: int, reason: str, association_id: int, calling_ae: str
+        self,
+        sop_instance_uid: str,
+        status: int,
+        reason: str,
+        association_id: int | None,
+        calling_ae: str,
     ) -> None:
         """Put on record that an instance was answered with a failure and not kept."""
         with self._database.transaction() as session:

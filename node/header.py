@@ -1,0 +1,163 @@
+"""The header of one encoded data set: read once, up to the pixel data, which stays untouched.
+
+Reading tells apart three things that the sender must hear apart: a text that is no data set, one
+without the UIDs that a CT image must have, and a readable one whose pixel data is missing or cut
+off (that one is stored, and declined on record).
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Final
+
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
+from pydicom.uid import UID
+
+from node.archive import checked_uid
+from node.errors import Refuse
+from node.summary import Pixels
+
+_PIXEL_DATA: Final = 0x7FE00010
+# Float, double float and integer pixel data (PS3.3 C.7.6.24, C.7.6.25, C.7.6.3).
+_PIXEL_DATA_TAGS: Final = frozenset({0x7FE00008, 0x7FE00009, _PIXEL_DATA})
+_UNDEFINED_LENGTH: Final = 0xFFFFFFFF
+_ITEM: Final = b"\xfe\xff\x00\xe0"
+_SEQUENCE_DELIMITER: Final = b"\xfe\xff\xdd\xe0"
+# 600 frames of 512 x 512 in 16 bits are 300 MB; what inflates beyond this is no CT but a trap.
+MAXIMUM_INFLATED_BYTES: Final = 1 << 30
+
+
+class Unreadable(Refuse):
+    """The bytes are no data set in the transfer syntax that was agreed."""
+
+
+class Unidentified(Refuse):
+    """The data set lacks a UID that it must have, or holds one that is none."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands before the pixel data, and whether that is there in full."""
+
+    dataset: Dataset
+    pixels: Pixels
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_uid: str
+    series_uid: str
+
+    @property
+    def modality(self) -> str:
+        """Modality (0008,0060), at most 16 characters."""
+        return str(self.dataset.get("Modality") or "")[:16]
+
+
+def read_header(content: bytes, transfer_syntax_uid: str) -> Header:
+    """Read an encoded data set up to its pixel data.
+
+    Args:
+        content: As it came in the C-STORE request: without preamble, deflated if so agreed.
+        transfer_syntax_uid: Of the presentation context.
+
+    Raises:
+        Unreadable: When no data set can be read from it.
+        Unidentified: When one of its four UIDs is absent or none.
+    """
+    syntax = UID(transfer_syntax_uid)
+    body = _inflate(content) if syntax.is_deflated else content
+    stream = BytesIO(body)
+    found: list[tuple[int, int, int]] = []
+
+    def is_at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+        if tag in _PIXEL_DATA_TAGS:
+            found.append((int(tag), stream.tell(), length))
+        return bool(found)
+
+    try:
+        dataset = read_dataset(
+            stream, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=is_at_pixels
+        )
+    except Exception as error:
+        raise Unreadable(f"no data set in {syntax.name} ({type(error).__name__})") from None
+    if not dataset:
+        raise Unreadable(f"no data set in {syntax.name}")
+    if found:
+        pixels = _look_at_pixels(body, *found[0], dataset, syntax)
+    else:
+        pixels = Pixels.TRUNCATED if _is_cut_off(dataset, body) else Pixels.ABSENT
+    return Header(
+        dataset=dataset,
+        pixels=pixels,
+        sop_class_uid=_uid(dataset, "SOPClassUID"),
+        sop_instance_uid=_uid(dataset, "SOPInstanceUID"),
+        study_uid=_uid(dataset, "StudyInstanceUID"),
+        series_uid=_uid(dataset, "SeriesInstanceUID"),
+    )
+
+
+def _inflate(content: bytes) -> bytes:
+    """Deflated Explicit VR Little Endian is a raw deflate stream (PS3.5 A.5)."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        body = inflater.decompress(content, MAXIMUM_INFLATED_BYTES)
+    except zlib.error:
+        raise Unreadable("no deflated data set") from None
+    if inflater.unconsumed_tail:
+        raise Unreadable(f"a data set that inflates beyond {MAXIMUM_INFLATED_BYTES} bytes")
+    return body
+
+
+def _uid(dataset: Dataset, keyword: str) -> str:
+    try:
+        # Some senders fill up with a space where PS3.5 9.1 asks for a null.
+        return checked_uid(str(dataset.get(keyword) or "").rstrip(" \0"))
+    except Exception:
+        raise Unidentified(f"{keyword} is absent or no UID") from None
+
+
+def _look_at_pixels(
+    body: bytes, tag: int, start: int, length: int, dataset: Dataset, syntax: UID
+) -> Pixels:
+    """Whether the value that begins at `start` is as long as it and the header say."""
+    if tag != _PIXEL_DATA or length == 0:
+        return Pixels.ABSENT
+    frames = _count(dataset, "NumberOfFrames")
+    if length == _UNDEFINED_LENGTH:
+        fragments = _whole_fragments(body, start)
+        # The first item is the Basic Offset Table (PS3.5 A.4).
+        return Pixels.PRESENT if fragments > frames else Pixels.TRUNCATED
+    expected = length
+    if not syntax.is_encapsulated:
+        values = frames * _count(dataset, "Rows") * _count(dataset, "Columns")
+        bits = _count(dataset, "SamplesPerPixel") * _count(dataset, "BitsAllocated")
+        expected = max(length, values * bits // 8)
+    return Pixels.PRESENT if len(body) - start >= expected else Pixels.TRUNCATED
+
+
+def _whole_fragments(body: bytes, start: int) -> int:
+    """How many items of encapsulated pixel data there are; 0 when their end is missing."""
+    count = 0
+    while body[start : start + 4] == _ITEM:
+        length = int.from_bytes(body[start + 4 : start + 8], "little")
+        start += 8 + length
+        count += 1
+    return count if body[start : start + 4] == _SEQUENCE_DELIMITER else 0
+
+
+def _count(dataset: Dataset, keyword: str) -> int:
+    """A positive number of the header; 1 when it says nothing usable."""
+    try:
+        return max(1, int(dataset.get(keyword) or 1))
+    except Exception:
+        return 1
+
+
+def _is_cut_off(dataset: Dataset, body: bytes) -> bool:
+    """Whether a data set without pixel data ends inside an element."""
+    last = dataset.get_item(max(dataset.keys()))
+    return isinstance(last, RawDataElement) and last.value_tell + last.length != len(body)

@@ -1,0 +1,307 @@
+"""The Storage SCP: who may send, what is negotiated, and one durable answer per instance.
+
+pynetdicom speaks the protocol (PS3.8 associations, PS3.7 C-STORE). What is kept of an instance, and
+which status that has, is decided by `node.intake`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import threading
+import time
+import warnings
+from typing import Any, Final, cast
+
+import pydicom.config
+import pynetdicom
+import structlog
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.transport import ThreadedAssociationServer
+
+from config.settings import Settings
+from node.archive import Archive
+from node.errors import Retry, Stop
+from node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.intake import Answer, Intake, Offer, Response, Sender, printable
+from node.ledger import Ledger
+from node.ledger.receiving import Ending
+
+log = structlog.get_logger(__name__)
+
+STORAGE_CLASSES: Final = (CTImageStorage, EnhancedCTImageStorage)
+"""All else is refused in negotiation, so that a sender sees at once that we take CT only."""
+
+UNCOMPRESSED: Final = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
+
+TRANSFER_SYNTAXES: Final = (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+    RLELossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    JPEG2000Lossless,
+    JPEG2000,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    HTJ2K,
+)
+"""What an instance may be encoded in; it is stored as it comes."""
+
+VERIFICATION: Final = UID("1.2.840.10008.1.1")
+
+# PS3.8 9.3.4: rejected permanently, by the service user.
+_CALLING_AE_NOT_RECOGNIZED: Final = (0x01, 0x01, 0x03)
+_CALLED_AE_NOT_RECOGNIZED: Final = (0x01, 0x01, 0x07)
+
+
+class Receiver:
+    """One listening Storage SCP.
+
+    Args:
+        settings: Of the node; `node` and `receive` are used, and the trauma words of `selection`.
+        ledger: Where instances go on record.
+        archive: Where they lie; its owner should be `process`.
+        process: The stable name of this acceptor. Its next life closes the associations that this
+            one left open.
+    """
+
+    def __init__(
+        self, settings: Settings, ledger: Ledger, archive: Archive, process: str = "receive-0"
+    ) -> None:
+        self._node: Final = settings.node
+        self._settings: Final = settings.receive
+        self._receiving: Final = ledger.receiving
+        self._archive: Final = archive
+        self._intake: Final = Intake(settings, ledger, archive)
+        self._process: Final = process
+        self._lock: Final = threading.Lock()
+        self._association_ids: Final[dict[Association, int]] = {}
+        self._server: ThreadedAssociationServer | None = None
+
+    @property
+    def port(self) -> int:
+        """The TCP port we listen on; the real one when the settings say 0.
+
+        Raises:
+            Stop: When not started.
+        """
+        if self._server is None:
+            raise Stop("the receiver has not been started")
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Tidy up after an earlier life, then listen; returns at once.
+
+        Raises:
+            Stop: When the port cannot be had.
+            Retry: When the ledger does not answer.
+        """
+        _keep_libraries_quiet()
+        swept = self._archive.sweep()
+        orphans = self._receiving.close_orphans(self._process)
+        handlers: list[Any] = [
+            (evt.EVT_REQUESTED, self._on_requested),
+            (evt.EVT_REJECTED, self._on_rejected),
+            (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_RELEASED, self._on_released),
+            (evt.EVT_ABORTED, self._on_aborted),
+        ]
+        address = (self._node.bind_address, self._node.port)
+        try:
+            self._server = self._entity().start_server(address, block=False, evt_handlers=handlers)
+        except OSError as error:
+            raise Stop(
+                f"node.port: expected a free port, {address[0]}:{address[1]} is not to be had: "
+                f"{error.strerror}"
+            ) from error
+        log.info("receiver started", port=self.port, swept_files=swept, orphans=orphans)
+
+    def stop(self, grace_s: float) -> None:
+        """Take no new association, let the open ones finish for `grace_s`, abort the rest."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.shutdown()
+        deadline = time.monotonic() + grace_s
+        for association in server.active_associations:
+            association.join(max(0.0, deadline - time.monotonic()))
+        cut_off = server.active_associations
+        for association in cut_off:
+            association.abort()
+            association.join(self._settings.network_timeout_s)
+        log.info("receiver stopped", aborted_associations=len(cut_off))
+
+    def _entity(self) -> AE:
+        entity = AE(ae_title=self._node.ae_title)
+        entity.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
+        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        entity.maximum_associations = self._settings.maximum_associations
+        entity.maximum_pdu_size = self._settings.maximum_pdu_bytes
+        entity.network_timeout = self._settings.network_timeout_s
+        entity.acse_timeout = self._settings.network_timeout_s
+        entity.add_supported_context(VERIFICATION, list(UNCOMPRESSED))
+        for storage_class in STORAGE_CLASSES:
+            entity.add_supported_context(storage_class, list(TRANSFER_SYNTAXES))
+        return entity
+
+    def _on_requested(self, event: evt.Event) -> None:
+        """Turn away a peer that calls another AE or that no setting names."""
+        sender = _sender_of(event.assoc)
+        if sender.called_ae != self._node.ae_title:
+            self._reject(event.assoc, sender, _CALLED_AE_NOT_RECOGNIZED, "called AE is not ours")
+        elif not self._is_allowed(sender):
+            self._reject(event.assoc, sender, _CALLING_AE_NOT_RECOGNIZED, "not among receive.peers")
+
+    def _on_rejected(self, event: evt.Event) -> None:
+        """The protocol's own rejection; ours do not pass here."""
+        self._record_rejection(_sender_of(event.assoc), "too many associations")
+
+    def _on_released(self, event: evt.Event) -> None:
+        self._close(event.assoc, Ending.RELEASED)
+
+    def _on_aborted(self, event: evt.Event) -> None:
+        is_silent = event.assoc.dul.idle_timer_expired()
+        self._close(event.assoc, Ending.TIMED_OUT if is_silent else Ending.ABORTED)
+
+    def _on_store(self, event: evt.Event) -> Dataset:
+        """Answer a C-STORE request; never raises."""
+        request = cast(C_STORE, event.request)
+        offer = Offer(
+            sop_class_uid=str(request.AffectedSOPClassUID),
+            sop_instance_uid=str(request.AffectedSOPInstanceUID),
+            transfer_syntax_uid=str(event.context.transfer_syntax),
+            content=request.DataSet.getvalue() if request.DataSet else b"",
+        )
+        sender = _sender_of(event.assoc)
+        try:
+            response = self._intake.take(offer, sender, self._association_id(event.assoc, sender))
+        except Retry as error:
+            log.error("association is not on record", reason=str(error))
+            response = Response(Answer.OUT_OF_RESOURCES, str(error))
+        status = Dataset()
+        status.Status = response.answer.value.code
+        if response.comment:
+            status.ErrorComment = response.comment
+        return status
+
+    def _is_allowed(self, sender: Sender) -> bool:
+        return self._settings.allow_any_peer or any(
+            allowed.ae_title == sender.calling_ae and allowed.address in (None, sender.address)
+            for allowed in self._settings.peers
+        )
+
+    def _reject(
+        self, association: Association, sender: Sender, reason: tuple[int, int, int], text: str
+    ) -> None:
+        association.acse.send_reject(*reason)
+        self._record_rejection(sender, text)
+        association.kill()
+
+    def _record_rejection(self, sender: Sender, reason: str) -> None:
+        log.warning(
+            "association refused",
+            calling_ae=sender.calling_ae,
+            called_ae=sender.called_ae,
+            peer_address=sender.address,
+            reason=reason,
+        )
+        try:
+            self._receiving.refuse_association(
+                sender.calling_ae, sender.called_ae, sender.address, reason
+            )
+        except Retry as error:
+            log.error("refusal is not on record", reason=str(error))
+
+    def _association_id(self, association: Association, sender: Sender) -> int:
+        """The ledger's id of an association, which goes on record with its first instance: one
+        that only verifies leaves no row, however often a monitor asks."""
+        with self._lock:
+            known = self._association_ids.get(association)
+        if known is not None:
+            return known
+        # Only the association's own thread comes here for it.
+        new = self._receiving.open_association(
+            self._process, sender.calling_ae, sender.called_ae, sender.address
+        )
+        with self._lock:
+            self._association_ids[association] = new
+        return new
+
+    def _close(self, association: Association, ending: Ending) -> None:
+        with self._lock:
+            known = self._association_ids.pop(association, None)
+        if known is None:
+            return
+        try:
+            self._receiving.close_association(known, ending)
+        except Retry as error:
+            # Completion counts a silent association as gone after `completion.abandoned_s`.
+            log.error("association stays open on record", association=known, reason=str(error))
+        log.info("association closed", association=known, ending=str(ending))
+
+
+def _sender_of(association: Association) -> Sender:
+    request = cast(A_ASSOCIATE, association.requestor.primitive)
+    return Sender(
+        calling_ae=printable(str(request.calling_ae_title), 16),
+        called_ae=printable(str(request.called_ae_title), 16),
+        address=_plain_address(str(association.requestor.address)),
+    )
+
+
+def _plain_address(address: str) -> str:
+    """An IPv4 peer of an IPv6 socket is written as the settings write it."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return printable(address, 64)
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return str(mapped or parsed)
+
+
+def _keep_libraries_quiet() -> None:
+    """Nothing of a data set may reach a log through pynetdicom or pydicom.
+
+    These switches are theirs and global, so every process of ours that receives sets them.
+    """
+    settings = pynetdicom._config
+    settings.LOG_HANDLER_LEVEL = "none"
+    settings.LOG_REQUEST_IDENTIFIERS = False
+    settings.LOG_RESPONSE_IDENTIFIERS = False
+    settings.UNRESTRICTED_STORAGE_SERVICE = False
+    # Validation quotes the offending value in a warning.
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    warnings.filterwarnings("ignore", module=r"pydicom\b")
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
