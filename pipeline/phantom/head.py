@@ -85,7 +85,7 @@ class Head:
             folia=(float(rng.integers(11, 17)), u(0, 6.28)),
             nose=u(0.25, 0.6),
             adenoid=u(2, 10) * (1 if rng.random() < 0.5 else 0.4),
-            basilar=(u(-3, 3), u(1.4, 2.2)),
+            basilar=(u(-3, 3), u(1.1, 1.8)),
             fold=Field(rng, (14.0, 12.0, 12.0)),
             coarse=Field(rng, (22.0, 18.0, 18.0)),
         )
@@ -109,7 +109,7 @@ class Head:
         face = inside_all(
             profile - 40 * side**2.5 - at.front,
             lower,
-            at.front + 25,
+            at.front + 25 - 45 * side**4,
             (1 - side) * 60,
             self.center[1] + 20 - at.up,
         )

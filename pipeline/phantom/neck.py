@@ -80,9 +80,11 @@ class Neck:
         prevertebral = _prevertebral(rng, size)
         inner = [16.5 * size + prevertebral.at(k) + throat["airway"].at(k) for k in knots]
         # room for strap muscles, thyroid and skin before the airway
-        least = np.where(knots > 60 * size, np.array(inner) + u(7, 16) + 0.4 * fat, 0)
+        least = np.where(
+            knots > 60 * size, np.array(inner) + u(7, 14) + u(0, 16) * u(0, 1) + 0.4 * fat, 0
+        )
         front = np.maximum(front * size * u(0.92, 1.15) + 0.5 * fat, least)
-        goitre = u(1.2, 2.6) if rng.random() < 0.3 else u(0.8, 1.1)
+        goitre = u(1.2, 3.0) if rng.random() < 0.3 else u(0.8, 1.1)
         return cls(
             size=size,
             back=Profile(knots, back),
@@ -139,7 +141,7 @@ def _prevertebral(rng: np.random.Generator, size: float) -> Profile:
 def _draw_airway(rng: np.random.Generator, size: float) -> dict[str, object]:
     u = rng.uniform
     knots = np.array([-22, -14, 0, 25, 48, 62, 72, 80, 88, 98, 112, 320]) * size
-    depth = [6, 14, u(8, 16), u(6, 15), u(6, 16), u(8, 18), u(6, 13), u(3, 9), u(8, 16)]
+    depth = [6, 14, u(7, 16), u(4, 15), u(4, 16), u(6, 18), u(5, 13), u(3, 9), u(8, 16)]
     depth += [u(13, 18), u(14, 19), u(14, 18)]
     return {
         "airway": Profile(knots, np.array(depth) * size),
@@ -202,7 +204,7 @@ def paint_soft_tissue(canvas: Canvas, neck: Neck, skin_depth: Float32) -> None:
     region = canvas.everywhere()
     region.paint(Tissue.SKIN, skin_depth)
     region.paint(Tissue.FAT, skin_depth - neck.skin)
-    keep = (skin_depth > neck.skin + 1) & (region.n < 24) & (region.at.up < 30)
+    keep = (skin_depth > neck.skin + 1) & (region.n < 34) & (region.at.up < 30)
     behind = region.where(keep)
     _paint_muscles_behind(behind, neck, skin_depth[keep])
     keep = (skin_depth > neck.skin + 1) & (region.n >= 8) & (region.s > -10)
@@ -217,7 +219,7 @@ def _paint_muscles_behind(region: Region, neck: Neck, skin_depth: Float32) -> No
     cover = neck.fat + 1.5 * broad
     total = neck.back(region.s) - cover - 17
     depth = (-region.n - 17 + 0.004 * side**2) / np.maximum(total, 8)
-    muscle = inside_all(skin_depth - cover * 0.9, 24 - region.n)
+    muscle = inside_all(skin_depth - cover * 0.9, 19 + 6 * broad - region.n)
     region.paint(Tissue.MUSCLE, muscle)
     fraction = depth + 0.06 * broad + 0.03 * sheet
     for plane, thick in neck.planes:
@@ -241,7 +243,7 @@ def _paint_nuchal(
     region.paint(Tissue.FAT, inside_all(width - side, length, behind - 24, muscle))
     deep = inside_all(
         5 * (broad * 0.8 + 0.5 * sheet + 1.6 * neck.suboccipital - 0.6),
-        ellipsoid((region.s - 16 * size, 25 * size), (behind - 34, 17.0), (side, 19.0)),
+        ellipsoid((region.s - 16 * size, 25 * size), (behind - 34, 17.0), (side, 19.0)) + 5 * sheet,
     )
     region.paint(Tissue.FAT, inside_all(deep, muscle))
     band = neck.nuchal_band * (0.9 + 0.2 * sheet)
@@ -382,13 +384,10 @@ def _paint_airway(part: Region, neck: Neck, before: _Ahead, x: Float32, medium: 
     part.paint(Tissue.MUCOSA, inside_all(tube + 2.0, top, 104 * size - part.s))
     trachea = inside_all(tube + 2.4, part.s - 98 * size)
     rings = 0.5 + 0.5 * np.cos((part.s - 98 * size) * 1.25)
-    part.paint(Tissue.MUCOSA, trachea)
-    part.paint(
-        Tissue.CARTILAGE,
-        inside_all(trachea - 0.3, (rings - 0.55) * 1.5, before.ahead - wall - 3),
-        t2=0.32,
-        stir=0.30,
-    )
+    part.paint(Tissue.MUSCLE, trachea)
+    hoop = inside_all(trachea - 0.3, (rings - 0.4) * 2, before.ahead - wall - 3)
+    part.paint(Tissue.CARTILAGE, hoop)
+    part.paint(Tissue.MUCOSA, inside_all(tube + 0.9, trachea))
     part.paint(Tissue.AIR, inside_all(tube, top, before.ahead - 1.5))
     _paint_larynx(part, neck, before, x, tube, wall, depth)
 

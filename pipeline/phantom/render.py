@@ -149,7 +149,7 @@ def _cord_entry(patient: Patient) -> tuple[tuple[float, float], tuple[float, flo
     canal, size = patient.canal, patient.size
     points = []
     for along in (-4.0 * size, -10.0 * size):
-        normal = -canal.cord_center.at(along) * canal.width.at(along) + 2.0
+        normal = -canal.cord_center.at(along) * canal.width.at(along)
         points.append(patient.frame.head_point(along, normal))
     return points[0], points[1]
 

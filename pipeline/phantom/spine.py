@@ -258,7 +258,7 @@ def _paint_nucleus(
     half = 0.36 * (level.top - level.disc_top) + 0.6 * level.hollow + 0.3
     ring = np.sqrt((front + 0.06) ** 2 / 0.66 + side**2 / 0.72 + (across / half) ** 2)
     lens = ((1 - ring) * half).astype(np.float32)
-    young = np.float32(np.clip(1.15 - 1.05 * level.wear, 0.12, 1.0))
+    young = np.float32(np.clip(1.15 - 1.2 * level.wear, 0.06, 1.0))
     t2 = palette.t2[Tissue.ANNULUS] + young * (
         palette.t2[Tissue.NUCLEUS] - palette.t2[Tissue.ANNULUS]
     )
@@ -267,7 +267,7 @@ def _paint_nucleus(
     )
     box.paint(Tissue.NUCLEUS, lens, t2=float(t2), stir=float(stir))
     # the dark intranuclear cleft of the adult disc
-    cleft = inside_all(0.3 - np.abs(across), (0.5 - np.abs(front)) * level.depth / 2)
+    cleft = inside_all(0.3 - np.abs(across), (0.5 - np.abs(front)) * level.depth / 2, lens)
     box.paint(Tissue.NUCLEUS, cleft - 0.1, t2=float(0.8 * t2), stir=float(0.8 * stir))
     if level.wear > 0.88 and level.spread[1] > 0.4:
         box.paint(Tissue.AIR, inside_all(lens - 0.8, 0.6 - np.abs(across)))
