@@ -1,0 +1,314 @@
+"""What the workflow tests share: a CT on record, fast stages, a worker in its own process.
+
+The stages here compute nothing worth seeing, but what they give has the real shape, and they count
+how often they were called by leaving a mark in a folder, which survives the death of a process.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from config.settings import Settings, load
+from node.archive import Archive, Encoded
+from node.clock import utc_now
+from node.deliver import Answer, OutgoingInstance, send
+from node.engine import engine_url, prepare_engine
+from node.ledger import Ledger, migrate, open_ledger, sqlite_url
+from node.ledger.entries import Destination, NewSynthesis
+from node.ledger.receiving import Ending, Received
+from node.stages import Order, PackagedInstance, Stages
+from node.summary import Pixels, summarize
+from node.workfiles import Made, Prepared
+from node.workflow import Worker
+from pipeline.geometry import Grid, Volume
+from pipeline.provenance import derive_uid, job_id, pixel_digest, seed_of
+
+SERIES_UID = "2.25.1000"
+STUDY_UID = "2.25.2000"
+MODEL_DIGEST = "ab" * 32
+SLICES = 4
+KILL = 137
+
+
+def settings_for(
+    folder: Path, destinations: Sequence[Mapping[str, Any]], **delivery: Any
+) -> Settings:
+    """Settings of a node in `folder`, quick to retry."""
+    base = load()
+    changes = {
+        "destinations": list(destinations),
+        "first_retry_s": 0.05,
+        "longest_retry_s": 0.2,
+        "network_timeout_s": 5.0,
+        **delivery,
+    }
+    document = base.model_dump(mode="json", exclude_none=True)
+    document["node"] |= {"data_folder": str(folder), "port": 0, "bind_address": "127.0.0.1"}
+    document["delivery"] |= changes
+    return Settings(**document)
+
+
+def prepare_node(settings: Settings) -> None:
+    """Bring ledger and engine into being."""
+    settings.node.data_folder.mkdir(parents=True, exist_ok=True)
+    migrate(ledger_url(settings))
+    prepare_engine(engine_url(settings))
+
+
+def ledger_url(settings: Settings) -> str:
+    return sqlite_url(settings.node.data_folder / "node.sqlite")
+
+
+def open_parts(settings: Settings, owner: str = "tests") -> tuple[Ledger, Archive]:
+    return (
+        open_ledger(ledger_url(settings), utc_now),
+        Archive(settings.node.data_folder / "archive", owner),
+    )
+
+
+def ct_slice(number: int) -> Dataset:
+    ds = Dataset()
+    ds.SOPClassUID = CTImageStorage
+    ds.SOPInstanceUID = f"2.25.{3000 + number}"
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = STUDY_UID, SERIES_UID
+    ds.FrameOfReferenceUID = "2.25.4000"
+    ds.PatientName = "Phantom^Secret"
+    ds.PatientID = "PHI-7"
+    ds.Modality = "CT"
+    ds.InstanceNumber = number
+    ds.Rows = ds.Columns = 8
+    ds.PixelData = np.full((8, 8), number, dtype="<i2").tobytes()
+    ds["PixelData"].VR = "OW"
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return ds
+
+
+def put_ct_on_record(ledger: Ledger, archive: Archive) -> None:
+    """A CT series, as the receiver would have left it."""
+    association = ledger.receiving.open_association("tests", "CT1", "PSEUDOMRI", "127.0.0.1")
+    for number in range(SLICES):
+        ds = ct_slice(number)
+        stream = DicomBytesIO()
+        stream.is_little_endian, stream.is_implicit_VR = True, False
+        write_dataset(stream, ds)
+        encoded = Encoded(
+            ds.SOPClassUID, ds.SOPInstanceUID, ExplicitVRLittleEndian, "CT1", stream.getvalue()
+        )
+        archived = archive.store(SERIES_UID, encoded)
+        summary = summarize(ds, Pixels.PRESENT, ())
+        received = Received(
+            ds.SOPInstanceUID,
+            ds.SOPClassUID,
+            ExplicitVRLittleEndian,
+            STUDY_UID,
+            SERIES_UID,
+            "CT",
+            archived.digest,
+            archived.size_bytes,
+            archived.path,
+            summary.to_json(),
+        )
+        ledger.receiving.record_instance(received, association, "CT1", "127.0.0.1")
+    ledger.receiving.close_association(association, Ending.RELEASED)
+
+
+def new_synthesis(ledger: Ledger, version: int = 1, samples: int = 2) -> NewSynthesis:
+    series = ledger.series.get(SERIES_UID)
+    assert series is not None
+    parameters = {"samples": samples}
+    contrasts = ("T2", "STIR")
+    job = job_id(SERIES_UID, version, series.sources, MODEL_DIGEST, contrasts, parameters)
+    return NewSynthesis(
+        job_id=job,
+        series_uid=SERIES_UID,
+        series_version=version,
+        study_uid=STUDY_UID,
+        priority=5,
+        contrasts=contrasts,
+        sources=series.sources,
+        seed=seed_of(job),
+        model_name="none",
+        model_version="0",
+        model_digest=MODEL_DIGEST,
+        parameters=parameters,
+    )
+
+
+def prepare(paths: Sequence[Path]) -> Prepared:
+    stack = np.stack(
+        [np.frombuffer(dcmread(p).PixelData, dtype="<i2").reshape(8, 8) for p in paths]
+    ).astype(np.float32)
+    uids = tuple(str(dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in paths)
+    volume = Volume(stack, Grid(stack.shape, np.eye(4)), "2.25.4000")
+    return Prepared(volume, uids, {"width_mm": 3.5}, ("a warning",), ((4, "C2/3"),), {"read": 0.1})
+
+
+def synthesize(prepared: Prepared, order: Order) -> Made:
+    generator = np.random.default_rng(order.identity.seed)
+    noise = generator.normal(size=prepared.stack.values.shape).astype(np.float32)
+    images = np.stack([prepared.stack.values + noise * k for k in range(2)])
+    return Made(
+        images,
+        np.zeros_like(images),
+        ("T2", "STIR"),
+        prepared.stack.grid,
+        prepared.stack.frame_of_reference_uid,
+        {"device": "none", "dtype": "float32", "seed": order.identity.seed},
+        {"image": 0.2},
+    )
+
+
+def package(
+    made: Made, prepared: Prepared, headers: Sequence[Dataset], order: Order
+) -> Iterator[PackagedInstance]:
+    for number, contrast in enumerate(made.contrasts):
+        for index in range(made.grid.shape[0]):
+            ds = Dataset()
+            ds.SOPClassUID = SecondaryCaptureImageStorage
+            ds.SOPInstanceUID = derive_uid(order.identity.job_id, contrast, index)
+            ds.SeriesInstanceUID = derive_uid(order.identity.job_id, contrast)
+            ds.StudyInstanceUID = headers[0].StudyInstanceUID
+            ds.PatientName = headers[0].PatientName
+            ds.SeriesDate = datetime.fromisoformat(order.created_at).strftime("%Y%m%d")
+            ds.PixelData = made.images[number, index].tobytes()
+            ds["PixelData"].VR = "OW"
+            ds.file_meta = FileMetaDataset()
+            ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            content = io.BytesIO()
+            ds.save_as(content, enforce_file_format=True)
+            yield PackagedInstance(
+                str(ds.SOPInstanceUID),
+                str(ds.SeriesInstanceUID),
+                contrast,
+                index,
+                pixel_digest(ds.PixelData),
+                content.getvalue(),
+            )
+
+
+class Marks:
+    """How often each stage was called, by all processes together."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def leave(self, stage: str) -> int:
+        """Count a call; which one it is, from 1."""
+        (self.folder / f"{stage}.{uuid.uuid4()}").touch()
+        return self.count(stage)
+
+    def count(self, stage: str) -> int:
+        return len(list(self.folder.glob(f"{stage}.*")))
+
+
+def fast_stages(marks: Marks, model_digest: str = MODEL_DIGEST) -> Stages:
+    def counted(name: str, stage: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            marks.leave(name)
+            return stage(*args)
+
+        return call
+
+    return Stages(
+        model_digest=model_digest,
+        prepare=counted("prepare", prepare),
+        synthesize=counted("synthesize", synthesize),
+        package=counted("package", package),
+        send=send,
+    )
+
+
+def dying_stages(marks: Marks, where: str) -> Stages:
+    """Stages that take the process with them, the first time they come to `where`."""
+
+    def die_once(point: str) -> None:
+        if point == where and marks.leave(f"death-{point}") == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    fast = fast_stages(marks)
+
+    def around(name: str, stage: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            die_once(f"before-{name}")
+            result = stage(*args)
+            die_once(f"after-{name}")
+            return result
+
+        return call
+
+    def write(*args: Any) -> Iterator[PackagedInstance]:
+        for number, instance in enumerate(fast.package(*args)):
+            if number == 3:
+                die_once("within-package")
+            yield instance
+
+    def ship(
+        instances: Sequence[OutgoingInstance], to: Destination, ae: str, timeout_s: float
+    ) -> Iterator[Answer]:
+        die_once("before-send")
+        for number, answer in enumerate(send(instances, to, ae, timeout_s)):
+            if number == 3:
+                die_once("within-send")
+            yield answer
+        die_once("after-send")
+
+    return Stages(
+        MODEL_DIGEST,
+        around("prepare", fast.prepare),
+        around("synthesize", fast.synthesize),
+        write,
+        ship,
+    )
+
+
+def die_after(step: Callable[..., Any], point: str, marks: Marks, where: str) -> Callable[..., Any]:
+    """A step whose work is done and whose process dies before the engine hears of it."""
+
+    def call(*args: Any) -> Any:
+        result = step(*args)
+        if point == where and marks.leave(f"death-{point}") == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return call
+
+
+def main() -> None:
+    """A worker process: settings as JSON, the folder of marks, where to die."""
+    settings = Settings(**json.loads(Path(sys.argv[1]).read_text()))
+    marks, where = Marks(Path(sys.argv[2])), sys.argv[3]
+    ledger, archive = open_parts(settings, "work")
+    worker = Worker(settings, ledger, archive, dying_stages(marks, where), utc_now)
+    for owner, name in (
+        (worker, "read"),
+        (worker, "synthesize"),
+        (worker, "package"),
+        (worker._shipping, "begin"),
+        (worker._shipping, "_attempt_step"),
+        (worker._shipping, "commit"),
+    ):
+        setattr(owner, name, die_after(getattr(owner, name), f"step-{name}", marks, where))
+    worker.launch()
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main()
