@@ -156,11 +156,13 @@ def paint_canal(canvas: Canvas, canal: Canal, spine: Spine, injuries: Injuries) 
     _paint_vein_plexus(box, front, top)
     sac = _tube(box, front, back, half_side - 0.8)
     box.paint(Tissue.DURA, inside_all(sac + canal.dura, top + 1))
+    # a dome, so that the tube does not cut into the cerebellum
+    crown = top + 11 * canal.size - 0.5 * np.abs(box.n + 0.48 * width)
     moving = 1 - 0.05 * np.clip(canal.flow.smooth(box.at.x, box.at.y, box.at.z), 0, 3)
     palette = canvas.palette
     box.paint(
         Tissue.CSF,
-        inside_all(sac, top + 11),
+        inside_all(sac, crown),
         t2=(palette.t2[Tissue.CSF] * moving).astype(np.float32),
     )
     _paint_cord(box, canal, spine, injuries, front, back, sac)
@@ -202,7 +204,7 @@ def _paint_cord(
     n, x = box.n - center, box.x
     half = depth / 2
     ring = np.sqrt((n / half) ** 2 + (x / half_side) ** 2)
-    cord = inside_all(((1 - ring) * half).astype(np.float32), box.s + 12 * canal.size)
+    cord = inside_all(((1 - ring) * half).astype(np.float32), box.s + 13 * canal.size)
     _paint_rootlets(box, canal, sac, cord, n)
     box.paint(Tissue.CORD, inside_all(cord, sac + 0.6))
     horn = np.hypot((np.abs(x) - 0.26 * half_side) / (0.20 * half_side), n / (0.58 * half))

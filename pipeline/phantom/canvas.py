@@ -35,6 +35,7 @@ class Canvas:
         self.edge_mm = edge_mm
         count = len(coordinates.x)
         self.label = np.zeros(count, dtype=np.uint8)
+        self.label_on_ct = self.label.copy()
         self.ct = np.full(count, palette.hu[Tissue.AIR], dtype=np.float32)
         self.t2 = np.full(count, palette.t2[Tissue.AIR], dtype=np.float32)
         self.stir = np.full(count, palette.stir[Tissue.AIR], dtype=np.float32)
@@ -136,7 +137,10 @@ class Region:
                 value = value[touched]
             old = plane[index]
             plane[index] = old + cover * (value - old)
-        canvas.label[index[cover >= 0.5]] = tissue
+        filled = index[cover >= 0.5]
+        canvas.label[filled] = tissue
+        if not is_hidden_on_ct:
+            canvas.label_on_ct[filled] = tissue
 
 
 def ellipsoid(*axes: tuple[Float32, float]) -> Float32:

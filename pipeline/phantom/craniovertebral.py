@@ -87,7 +87,7 @@ def _paint_ligaments(box: Region, part: Craniovertebral) -> None:
         24 * size - box.s,
         box.s + 8,
         9 - np.abs(box.x),
-        24 - np.hypot(box.n - 8, 0.9 * (box.s - 8)) * 1.3,
+        ellipsoid((box.n - 10, 10.0), (box.s - 6, 14.0 * size), (box.x, 11.0)),
     )
     box.paint(Tissue.FAT, around - 0.4, hu=-60.0)
     behind = inside_all(

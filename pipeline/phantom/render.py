@@ -97,7 +97,7 @@ def _render_slices(
     if len(kept):
         kept = kept[np.argsort(coordinates.along[kept], kind="stable")]
         canvas = Canvas(coordinates.take(kept), patient.palette, min(grid.spacing_mm[1:]))
-        canvas.ct[:], canvas.label[:] = ct[kept], labels[kept]
+        canvas.ct[:], canvas.label[:], canvas.label_on_ct[:] = ct[kept], labels[kept], labels[kept]
         _paint(canvas, patient, depth[kept])
         _add_texture(canvas, patient)
         labels[kept], ct[kept] = canvas.label, canvas.ct
@@ -159,12 +159,12 @@ def _add_texture(canvas: Canvas, patient: Patient) -> None:
     at, palette, fields = canvas.at, canvas.palette, patient.textures
     axes = (at.x, at.y, at.z)
     fine, middle = fields.fine.rough(*axes), fields.middle.rough(*axes)
-    label = canvas.label
-    canvas.ct += palette.hu_texture[label] * (0.6 * fine + 0.6 * middle)
+    label, on_ct = canvas.label, canvas.label_on_ct
+    canvas.ct += palette.hu_texture[on_ct] * (0.6 * fine + 0.6 * middle)
     grain = palette.mr_texture[label] * (0.45 * fine + 0.75 * middle)
     canvas.t2 += grain
     canvas.stir += 0.7 * grain
-    bony = np.flatnonzero(np.isin(label, (Tissue.MARROW, Tissue.MARROW_OEDEMA)))
+    bony = np.flatnonzero(np.isin(on_ct, (Tissue.MARROW, Tissue.MARROW_OEDEMA)))
     patch = fields.patch.rough(*(a[bony] for a in axes))
     canvas.ct[bony] -= 26 * patch
     canvas.t2[bony] += 0.03 * patch
