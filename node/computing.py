@@ -11,23 +11,49 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from config.settings import SynthesisSettings
 from node.clock import from_text
+from node.errors import Stop
+from node.logs import describe
 from node.stages import Order, PackagedInstance, Stages
 from node.workfiles import Made, Prepared
 from pipeline.anatomy import Anatomy, find_anatomy
 from pipeline.contrast import Contrast
-from pipeline.geometry import Grid
+from pipeline.geometry import Grid, Volume
 from pipeline.provenance import pixel_digest, software_versions
 from pipeline.reformat import sagittal_stack
 from pipeline.secondary_capture import Equipment, build_series
-from pipeline.synthesis import Model, synthesize
+from pipeline.synthesis import Model, load_model, synthesize
 from pipeline.volume import CTSeries, read_series
 
 Progress = Callable[[int, int], None]
 """Told how much of how much is done."""
+
+
+def load(settings: SynthesisSettings) -> Model:
+    """The model of the settings, in memory and run once, so that no patient waits for it.
+
+    Raises:
+        Stop: When there is no such model or no such device.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = None if settings.device == "auto" else settings.device
+    try:
+        model = load_model(settings.model_folder, device)
+        blank = np.full((1, 256, 256), -1024, dtype=np.float32)
+        synthesize(Volume(blank, Grid(blank.shape, np.eye(4)), "2.25.0"), model, samples=0)
+    except (OSError, ValueError, RuntimeError) as error:
+        wanted = settings.model_folder or "the built-in model"
+        raise Stop(
+            f"expected to run {wanted} on device {settings.device}: {describe(error)}; check"
+            " synthesis.model_folder and synthesis.device"
+        ) from error
+    return model
 
 
 def real_stages(model: Model, station_name: str = "", progress: Progress | None = None) -> Stages:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -98,7 +98,12 @@ def synthesis_id(job_id: str, run: int) -> str:
 
 def delivery_id(delivery: int, number: int) -> str:
     """The engine's id of one attempt of a delivery."""
-    return f"delivery-{delivery}-{number}"
+    return f"{delivery_prefix(delivery)}{number}"
+
+
+def delivery_prefix(delivery: int) -> str:
+    """What the ids of all attempts of a delivery begin with, and no other's."""
+    return f"delivery-{delivery}-"
 
 
 def synthesis_options(dispatch: Dispatch) -> EnqueueOptions:
@@ -189,11 +194,3 @@ class Dispatcher:
     def close(self) -> None:
         """Give the connections back."""
         self._client.destroy()
-
-
-def workflow_states(client: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    """Id and status of the engine's workflows whose id begins so."""
-    for status in client.list_workflows(
-        workflow_id_prefix=prefix, load_input=False, load_output=False
-    ):
-        yield status.workflow_id, status.status

@@ -27,6 +27,8 @@ from node.records import (
 from node.states import DELIVERY_MOVES, DeliveryState, SynthesisState
 from node.status import is_accepted
 
+_OPEN: Final = (str(DeliveryState.PENDING), str(DeliveryState.SENDING))
+
 
 class Deliveries:
     """Every verb of the delivery tables."""
@@ -68,6 +70,21 @@ class Deliveries:
         with self._database.reading() as session:
             return self._entry(session, _row(session, delivery_id))
 
+    def open_of(self, job_id: str) -> tuple[int, ...]:
+        """The deliveries of a job that have not ended."""
+        with self._database.reading() as session:
+            return tuple(
+                session.scalars(
+                    select(DeliveryRecord.id)
+                    .where(DeliveryRecord.job_id == job_id, DeliveryRecord.state.in_(_OPEN))
+                    .order_by(DeliveryRecord.id)
+                )
+            )
+
+    def is_open(self, delivery_id: int) -> bool:
+        """Whether a delivery has not ended."""
+        return self.get(delivery_id).state in _OPEN
+
     def begin_attempt(self, delivery_id: int) -> Attempt | None:
         """Begin a try, or begin again after a worker died in one; None when there is none to make.
 
@@ -75,7 +92,7 @@ class Deliveries:
         """
         with self._database.transaction() as session:
             row = _row(session, delivery_id)
-            if row.state not in {DeliveryState.PENDING, DeliveryState.SENDING}:
+            if row.state not in _OPEN:
                 return None
             now = self._database.now()
             session.execute(
@@ -143,7 +160,7 @@ class Deliveries:
         """Fail a delivery whose workflow is gone; harmless when it has ended."""
         with self._database.transaction() as session:
             row = _row(session, delivery_id)
-            if row.state in {DeliveryState.PENDING, DeliveryState.SENDING}:
+            if row.state in _OPEN:
                 self._fail(session, row, reason, actor)
 
     def _fail(self, session: Session, row: DeliveryRecord, reason: str, actor: str) -> None:

@@ -87,6 +87,28 @@ class Syntheses:
             )
             return tuple(Dispatch(row.job_id, row.run, row.priority) for row in rows)
 
+    def unfinished(self) -> tuple[SynthesisEntry, ...]:
+        """Every synthesis that the workflow engine should be working on."""
+        states = [
+            str(state)
+            for state in (
+                SynthesisState.RUNNING,
+                SynthesisState.PACKAGED,
+                SynthesisState.DELIVERING,
+            )
+        ]
+        with self._database.reading() as session:
+            rows = session.scalars(
+                select(SynthesisRecord).where(
+                    SynthesisRecord.state.in_(states)
+                    | (
+                        (SynthesisRecord.state == str(SynthesisState.QUEUED))
+                        & SynthesisRecord.dispatched_at.is_not(None)
+                    )
+                )
+            )
+            return tuple(_entry(row) for row in rows)
+
     def mark_dispatched(self, job_id: str, run: int) -> None:
         """Note that the engine has this run; harmless when it was noted before."""
         with self._database.transaction() as session:

@@ -1,0 +1,198 @@
+"""Builds the node and runs its roles: `receive` takes CT in, `work` computes and delivers.
+
+Each role is a process of its own, so that receiving starts and goes on when the accelerator's stack
+is broken. They meet in the data folder: ledger, archive, workflow engine.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final
+
+import structlog
+
+from config.settings import Settings
+from node import logs
+from node.archive import Archive
+from node.clock import utc_now
+from node.completion import CompletionLoop
+from node.engine import Dispatcher, engine_url, prepare_engine
+from node.errors import Retry, Stop
+from node.ledger import Ledger, migrate, open_ledger, sqlite_url
+from node.ledger.entries import NewSynthesis
+from node.ledger.series import HeldSeries
+from node.lock import hold
+from node.model_folder import ModelIdentity, model_identity
+from node.selection import Selected, Selector
+from pipeline.provenance import job_id, seed_of
+
+# A release takes milliseconds; a slice on its way may take seconds on a bad line.
+RECEIVE_GRACE_S: Final = 8.0
+# A step of the model takes seconds, a synthesis minutes: what is not done then is taken up again.
+WORK_GRACE_S: Final = 8
+RECONCILE_S: Final = 30.0
+# An hour of a database that is away fills no disk with messages.
+TROUBLE_PAUSE_S: Final = 5.0
+
+OnReady = Callable[[str], None]
+"""Told one line when the role does its work."""
+
+log = structlog.get_logger()
+
+
+class Role(StrEnum):
+    """What a process of the node does."""
+
+    RECEIVE = "receive"
+    WORK = "work"
+
+
+def ledger_url(settings: Settings) -> str:
+    """The ledger's database: the configured one, or a file in the data folder."""
+    return settings.node.database_url or sqlite_url(
+        settings.node.data_folder.absolute() / "node.sqlite"
+    )
+
+
+def prepare(settings: Settings) -> None:
+    """Bring data folder, ledger and engine to what this program needs; harmless when they are.
+
+    Raises:
+        Stop: When the folder cannot be written or the ledger is of a newer program.
+    """
+    try:
+        settings.node.data_folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Stop(
+            f"node.data_folder: expected a folder to write to, {settings.node.data_folder} is"
+            f" none: {error.strerror}"
+        ) from error
+    migrate(ledger_url(settings))
+    prepare_engine(engine_url(settings))
+
+
+def open_parts(settings: Settings, owner: str) -> tuple[Ledger, Archive]:
+    """Ledger and archive of a prepared node.
+
+    Args:
+        settings: Of the node.
+        owner: Stable name of the process, for what it leaves half-written.
+
+    Raises:
+        Stop: When the node was not prepared.
+    """
+    ledger = open_ledger(ledger_url(settings), utc_now)
+    return ledger, Archive(settings.node.data_folder.absolute() / "archive", owner)
+
+
+def run_role(role: Role, settings: Settings, stop: threading.Event, on_ready: OnReady) -> None:
+    """Run a role in this process until `stop` is set.
+
+    Raises:
+        Stop: When it cannot run: a lock, a port, a model, a schema.
+    """
+    logs.configure(settings.logging, str(role))
+    prepare(settings)
+    with hold(settings.node.data_folder, _lock_name(role, settings)):
+        if role is Role.RECEIVE:
+            _receive(settings, stop, on_ready)
+        else:
+            _work(settings, stop, on_ready)
+
+
+def new_synthesis(
+    held: HeldSeries, selected: Selected, settings: Settings, model: ModelIdentity
+) -> NewSynthesis:
+    """The synthesis of a selected series, from exactly the instances it has."""
+    parameters = {"samples": settings.synthesis.samples}
+    job = job_id(
+        held.series_uid, held.version, held.sources, model.digest, selected.contrasts, parameters
+    )
+    return NewSynthesis(
+        job_id=job,
+        series_uid=held.series_uid,
+        series_version=held.version,
+        study_uid=held.study_uid,
+        priority=selected.priority,
+        contrasts=selected.contrasts,
+        sources=held.sources,
+        seed=seed_of(job),
+        model_name=model.name,
+        model_version=model.version,
+        model_digest=model.digest,
+        parameters=parameters,
+    )
+
+
+def _receive(settings: Settings, stop: threading.Event, on_ready: OnReady) -> None:
+    from node.receive import Receiver  # noqa: PLC0415  the other role has no use for it
+
+    ledger, archive = open_parts(settings, "receive-0")
+    model = model_identity(settings.synthesis.model_folder)
+
+    def create(held: HeldSeries, selected: Selected) -> None:
+        ledger.syntheses.create(new_synthesis(held, selected, settings, model), "selection")
+
+    selector = Selector(ledger, settings.selection, settings.synthesis.contrasts, create)
+    completion = CompletionLoop(ledger, settings.completion, selector.decide)
+    dispatcher = Dispatcher(ledger.syntheses, engine_url(settings))
+    receiver = Receiver(settings, ledger, archive)
+    if not settings.delivery.destinations and not settings.delivery.back_to_sender:
+        log.warning("no destination is configured: results stay in the archive")
+    receiver.start()
+    try:
+        on_ready(f"port={receiver.port} ae={settings.node.ae_title}")
+
+        def turn() -> None:
+            completion.run_once(utc_now())
+            dispatcher.run_once()
+
+        _repeat(turn, settings.completion.poll_s, stop)
+    finally:
+        receiver.stop(RECEIVE_GRACE_S)
+        dispatcher.close()
+        ledger.close()
+
+
+def _work(settings: Settings, stop: threading.Event, on_ready: OnReady) -> None:
+    # torch comes in here and nowhere else in the node.
+    from node.computing import load, real_stages  # noqa: PLC0415
+    from node.reconcile import Reconciler  # noqa: PLC0415
+    from node.workflow import Worker  # noqa: PLC0415
+
+    ledger, archive = open_parts(settings, "work")
+    archive.sweep()
+    model = load(settings.synthesis)
+    worker = Worker(settings, ledger, archive, real_stages(model), utc_now)
+    reconciler = Reconciler(ledger, engine_url(settings), worker.actor)
+    worker.launch()
+    on_ready(f"device={model.device} model={model.digest[:12]}")
+    _repeat(reconciler.run_once, RECONCILE_S, stop)
+    reconciler.close()
+    # What computes longer than this is left to the next start. Its threads cannot be stopped:
+    # whoever runs this role ends the process.
+    worker.stop(WORK_GRACE_S)
+
+
+def _repeat(turn: Callable[[], object], pause_s: float, stop: threading.Event) -> None:
+    """Take a turn, rest, until `stop` is set; trouble makes for a longer rest, not for an end."""
+    while not stop.is_set():
+        rest_s = pause_s
+        try:
+            turn()
+        except Retry as error:
+            log.warning("the next turn may do better", reason=str(error))
+            rest_s = max(pause_s, TROUBLE_PAUSE_S)
+        except Exception as error:
+            log.error("turn failed", reason=logs.describe(error))
+            rest_s = max(pause_s, TROUBLE_PAUSE_S)
+        stop.wait(rest_s)
+
+
+def _lock_name(role: Role, settings: Settings) -> str:
+    # With PostgreSQL and a shared folder there is one of each role on every host.
+    host = f"@{os.uname().nodename}" if settings.node.database_url else ""
+    return f"{role}{host}"

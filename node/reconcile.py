@@ -1,0 +1,91 @@
+"""Do ledger and workflow engine still agree? Where they do not, the ledger gets a way back.
+
+The engine gives up on a run that took its process down too often, and its database may be lost.
+Neither reaches the ledger by itself; without this, such a run would stay `running` for ever.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+from dbos import DBOSClient
+
+from node.engine import APPLICATION, delivery_prefix, synthesis_id
+from node.ledger import Ledger
+from node.ledger.entries import SynthesisEntry
+from node.states import SynthesisState
+
+LIVE: Final = frozenset({"PENDING", "ENQUEUED", "DELAYED"})
+LOST: Final = "LOST"
+_WORDS: Final = {
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "it took the worker down too often",
+    "ERROR": "the ledger was away for too long",
+    "CANCELLED": "it was canceled in the workflow engine",
+    "SUCCESS": "it ended without a result",
+    LOST: "the workflow engine does not know it any more",
+}
+
+log = structlog.get_logger()
+
+
+class Reconciler:
+    """Compares what the ledger calls unfinished with what the engine still works on.
+
+    Args:
+        ledger: Every database verb.
+        url: Of the engine.
+        actor: Whose name the corrections carry.
+    """
+
+    def __init__(self, ledger: Ledger, url: str, actor: str) -> None:
+        self._ledger: Final = ledger
+        self._actor: Final = actor
+        self._client: Final = DBOSClient(system_database_url=url, application_name=APPLICATION)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.destroy()
+
+    def run_once(self) -> int:
+        """Correct what has come apart; how many corrections that took."""
+        return sum(self._check(entry) for entry in self._ledger.syntheses.unfinished())
+
+    def _check(self, entry: SynthesisEntry) -> int:
+        status = self._status(synthesis_id(entry.job_id, entry.run))
+        if status in LIVE:
+            return 0
+        if entry.state == SynthesisState.DELIVERING:
+            return sum(
+                self._check_delivery(d) for d in self._ledger.deliveries.open_of(entry.job_id)
+            )
+        # The run may have moved on between the two questions.
+        if self._ledger.syntheses.get(entry.job_id) != entry:
+            return 0
+        if entry.state == SynthesisState.QUEUED and status == LOST:
+            self._ledger.syntheses.mark_lost(entry.job_id, entry.run)
+        else:
+            reason = f"the run was given up: {_WORDS.get(status, status)}; `pseudomri retry` it"
+            self._ledger.syntheses.fail(entry.job_id, entry.run, reason, self._actor)
+        log.warning("run corrected", job=entry.job_id[:12], run=entry.run, engine=status)
+        return 1
+
+    def _check_delivery(self, delivery: int) -> int:
+        found = self._client.list_workflows(
+            workflow_id_prefix=delivery_prefix(delivery), load_input=False, load_output=False
+        )
+        statuses = [one.status for one in found]
+        if LIVE.intersection(statuses) or not self._ledger.deliveries.is_open(delivery):
+            return 0
+        # An attempt ends by putting the next one into the queue: the engine lost both.
+        last = statuses[-1] if statuses else LOST
+        reason = f"the delivery was given up: {_WORDS.get(last, last)}"
+        self._ledger.deliveries.abandon(delivery, reason, self._actor)
+        log.warning("delivery corrected", delivery=delivery, engine=last)
+        return 1
+
+    def _status(self, workflow_id: str) -> str:
+        found = self._client.list_workflows(
+            workflow_ids=[workflow_id], load_input=False, load_output=False
+        )
+        return str(found[0].status) if found else LOST

@@ -1,0 +1,144 @@
+"""Runs the roles as processes of their own, starts a dead one again, ends them all in time.
+
+A role tells that it is ready with one line on its standard output, and ends when its standard input
+does: so it cannot outlive a supervisor that was killed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from node.app import Role
+from node.errors import Stop
+
+READY: Final = "ready"
+# Doubling from one second: a port that is still in use comes free within seconds; a broken
+# accelerator stack does not, and is tried once a minute.
+FIRST_RESTART_S: Final = 1.0
+LONGEST_RESTART_S: Final = 60.0
+# Whoever ran this long has earned a fresh start.
+STABLE_S: Final = 60.0
+# Longer than any role's own grace; then it is killed and resumed at the next start.
+STOP_DEADLINE_S: Final = 25.0
+_POLL_S: Final = 0.1
+# Exit code of a role that says it cannot run at all.
+CANNOT_RUN: Final = 2
+
+log = structlog.get_logger()
+
+
+@dataclass
+class _Child:
+    role: Role
+    process: subprocess.Popen[str] | None = None
+    started_at: float = 0.0
+    restart_at: float = 0.0
+    wait_s: float = FIRST_RESTART_S
+    was_ready: bool = False
+    reader: threading.Thread | None = field(default=None, repr=False)
+
+
+class Supervisor:
+    """The parent of the roles.
+
+    Args:
+        roles: Which to run.
+        arguments: Of the command line, passed on to each role.
+        on_ready: Told once, with the lines of all roles, when all are ready for the first time.
+    """
+
+    def __init__(
+        self,
+        roles: Sequence[Role],
+        arguments: Sequence[str],
+        on_ready: Callable[[dict[Role, str]], None],
+    ) -> None:
+        self._children: Final = [_Child(role) for role in roles]
+        self._arguments: Final = list(arguments)
+        self._on_ready: Final = on_ready
+        self._ready: Final[dict[Role, str]] = {}
+        self._lock: Final = threading.Lock()
+
+    def run(self, stop: threading.Event) -> None:
+        """Run until `stop` is set, then end all roles.
+
+        Raises:
+            Stop: When a role says at its very first start that it cannot run.
+        """
+        try:
+            while not stop.is_set():
+                for child in self._children:
+                    self._tend(child)
+                stop.wait(_POLL_S)
+        finally:
+            self._end()
+
+    def _tend(self, child: _Child) -> None:
+        now = time.monotonic()
+        if child.process is None:
+            if now >= child.restart_at:
+                self._start(child)
+            return
+        code = child.process.poll()
+        if code is None:
+            return
+        if code == CANNOT_RUN and not child.was_ready:
+            raise Stop(f"the {child.role} role cannot run; its reason stands above")
+        if now - child.started_at > STABLE_S:
+            child.wait_s = FIRST_RESTART_S
+        log.error("role died", of=str(child.role), code=code, restart_in_s=child.wait_s)
+        child.process = None
+        child.restart_at = now + child.wait_s
+        child.wait_s = min(2 * child.wait_s, LONGEST_RESTART_S)
+
+    def _start(self, child: _Child) -> None:
+        command = [sys.executable, "-m", "node", "serve", "--role", str(child.role), "--supervised"]
+        child.process = subprocess.Popen(
+            [*command, *self._arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # A Ctrl-C in the terminal reaches us alone; we pass it on in order.
+            start_new_session=True,
+        )
+        child.started_at = time.monotonic()
+        child.reader = threading.Thread(target=self._read, args=(child, child.process), daemon=True)
+        child.reader.start()
+
+    def _read(self, child: _Child, process: subprocess.Popen[str]) -> None:
+        """Take the ready line of a role; whatever else it prints is passed on."""
+        assert process.stdout is not None
+        for line in process.stdout:
+            word, _, rest = line.strip().partition(" ")
+            if word != READY:
+                print(line, end="", flush=True)
+                continue
+            log.info("role ready", of=str(child.role), pid=process.pid, detail=rest)
+            with self._lock:
+                child.was_ready = True
+                is_first = len(self._ready) < len(self._children)
+                self._ready[child.role] = rest
+                all_ready = is_first and len(self._ready) == len(self._children)
+            if all_ready:
+                self._on_ready(dict(self._ready))
+
+    def _end(self) -> None:
+        running = [child.process for child in self._children if child.process is not None]
+        for process in running:
+            process.terminate()
+        deadline = time.monotonic() + STOP_DEADLINE_S
+        for process in running:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.warning("role killed; what it did is resumed at the next start")
+                process.kill()
+                process.wait()
