@@ -103,6 +103,8 @@ class Database:
                 Session(self.engine, expire_on_commit=False) as session,
                 session.begin(),
             ):
+                # Take the turn now, not at the first statement: what is read must stay true.
+                session.connection()
                 yield session
         finally:
             self._writer.release()
