@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
-from pipeline.geometry import Float32, Float64, Grid
+from pipeline.geometry import Float32, Float64, Grid, Volume
+from pipeline.phantom.identity import frame_of_reference_uid
+from pipeline.phantom.lumbar import render_lumbar
 from pipeline.phantom.patient import Patient, Stream, patient, stream
 from pipeline.phantom.render import Rendered, render
 
@@ -78,3 +82,97 @@ def training_pair(seed: int) -> TrainingPair:
     person = patient(seed)
     done: Rendered = render(person, stack_grid(person), supersample=2)
     return TrainingPair(done.ct, done.t2, done.stir, done.labels)
+
+
+class Region(StrEnum):
+    """Which part of the body an axial CT covers."""
+
+    NECK = "neck"
+    HEAD_ONLY = "head_only"
+    CHEST = "chest"
+    LUMBAR = "lumbar"
+
+
+FIELD_OF_VIEW_MM = {
+    Region.NECK: (192.0, 234.0),
+    Region.HEAD_ONLY: (192.0, 240.0),
+    Region.CHEST: (264.0, 234.0),
+    Region.LUMBAR: (240.0, 204.0),
+}
+"""Left to right and front to back."""
+
+
+def ct_series(
+    person: Patient,
+    *,
+    spacing_mm: tuple[float, float, float] = (1.0, 0.6, 0.6),
+    region: Region = Region.NECK,
+) -> Volume:
+    """An axial CT with soft kernel and noise, head first, HU.
+
+    Args:
+        person: Whose.
+        spacing_mm: Slice, row, column.
+        region: The neck from skull base to T4; other parts are for testing what declines them.
+    """
+    grid = axial_grid(person, spacing_mm=spacing_mm, region=region)
+    if region is Region.LUMBAR:
+        hu = render_lumbar(grid, stream(person.seed, Stream.TEXTURE))
+    else:
+        hu = render(person, grid, supersample=max(1, round(spacing_mm[0] / 1.5))).ct
+    _scan(hu, spacing_mm, stream(person.seed, Stream.NOISE))
+    return Volume(hu, grid, frame_of_reference_uid(person.seed))
+
+
+def axial_grid(
+    person: Patient, *, spacing_mm: tuple[float, float, float], region: Region = Region.NECK
+) -> Grid:
+    """Slices from head to feet, rows to posterior, columns to the patient's left."""
+    side, deep = FIELD_OF_VIEW_MM[region]
+    top, bottom = _extent_mm(person, region)
+    middle_y = {Region.NECK: -6.0, Region.HEAD_ONLY: -10.0}.get(region, 0.0)
+    if region is Region.CHEST:
+        middle_y = person.frame.point_mm(190 * person.size)[0] - 30
+    shape = (
+        max(1, round((top - bottom) / spacing_mm[0])),
+        round(deep / spacing_mm[1]),
+        round(side / spacing_mm[2]),
+    )
+    origin = np.array([-side / 2, middle_y - deep / 2, top])
+    steps = np.array([[0, 0, -1.0], [0, 1.0, 0], [1.0, 0, 0]]) * np.asarray(spacing_mm)[:, None]
+    return Grid.from_steps(shape, origin, steps)
+
+
+def _extent_mm(person: Patient, region: Region) -> tuple[float, float]:
+    """Highest and lowest z."""
+    size, height = person.size, lambda along: person.frame.point_mm(along * person.size)[1]
+    if region is Region.NECK:
+        return height(0) + 62 * size, height(205)
+    if region is Region.HEAD_ONLY:
+        return height(0) + 110 * size, height(12)
+    if region is Region.CHEST:
+        return height(145), height(230)
+    return 85.0, -85.0
+
+
+def _scan(hu: Float32, spacing_mm: tuple[float, float, float], rng: np.random.Generator) -> None:
+    """Blur and noise of a soft kernel, in place, slice by slice; worst through the shoulders."""
+    sigma = 0.45 / spacing_mm[1]
+    level = rng.uniform(7, 13) * (1.0 / spacing_mm[0]) ** 0.5
+    dense = (hu > -300).mean(axis=(1, 2))
+    # quantum noise grows with what the beam has to cross
+    worse = np.exp(1.1 * (dense / max(float(np.median(dense)), 1e-3) - 1)).clip(0.7, 2.5)
+    for number, plane in enumerate(hu):
+        noise = gaussian_filter(rng.standard_normal(plane.shape, dtype=np.float32), 0.9)
+        noise *= level * worse[number] / noise.std()
+        plane[:] = np.maximum(gaussian_filter(plane, sigma) + noise, -1024)
+
+
+TRUTH_CONTRASTS = ("T2", "STIR")
+
+
+def truth(person: Patient) -> tuple[Volume, Volume]:
+    """True T2 and STIR on the patient's sagittal stack, signal relative to CSF."""
+    done = render(person, stack_grid(person), supersample=2)
+    frame = frame_of_reference_uid(person.seed)
+    return Volume(done.t2, done.grid, frame), Volume(done.stir, done.grid, frame)

@@ -134,7 +134,7 @@ def _paint(canvas: Canvas, patient: Patient, depth: Float32) -> None:
     spine, canal, neck, injuries = patient.spine, patient.canal, patient.neck, patient.injuries
     paint_soft_tissue(canvas, neck, depth)
     paint_head(canvas, patient.head, _cord_entry(patient))
-    paint_thorax(canvas, spine)
+    paint_thorax(canvas, spine, neck.front)
     paint_throat(canvas, neck, spine, injuries)
     paint_canal(canvas, canal, spine, injuries)
     paint_between(canvas, spine, canal.width)

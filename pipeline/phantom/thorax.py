@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.phantom.canvas import Canvas, capsule, ellipsoid, inside_all
+from pipeline.phantom.noise import Profile
 from pipeline.phantom.spine import Spine, bone
 from pipeline.phantom.tissues import Tissue
 
@@ -15,8 +16,14 @@ RIB_HALF_WIDTH_MM = (46, 60, 72, 82, 88, 92)
 RIB_DEPTH_MM = (62, 78, 92, 104, 112, 118)
 
 
-def paint_thorax(canvas: Canvas, spine: Spine) -> None:
-    """Paint lungs, then ribs as tilted rings, clavicles and shoulder blades."""
+def paint_thorax(canvas: Canvas, spine: Spine, front: Profile) -> None:
+    """Paint lungs, then ribs as tilted rings, clavicles and shoulder blades.
+
+    Args:
+        canvas: To paint on.
+        spine: Whose thoracic levels carry the ribs.
+        front: Normal of the skin before the spine.
+    """
     size = spine.size
     first = spine.levels[FIRST_RIB_LEVEL]
     if float(canvas.at.along[-1]) < first.disc_top - 25:
@@ -26,6 +33,8 @@ def paint_thorax(canvas: Canvas, spine: Spine) -> None:
         return
     side = np.abs(box.x)
     apex = first.middle + 4
+    # the chest wall before the lungs, rounding off to the sides
+    wall = front(box.s) - 5 - 0.0012 * side**2 - box.n
     lung = inside_all(
         ellipsoid(
             (box.s - apex - 105 * size, 105 * size),
@@ -33,6 +42,7 @@ def paint_thorax(canvas: Canvas, spine: Spine) -> None:
             (box.n - 22 * size, 62 * size),
         ),
         side - 17 * size,
+        wall - 10,
     )
     box.paint(Tissue.MUSCLE, lung + 4)
     box.paint(Tissue.LUNG, lung)
@@ -51,7 +61,7 @@ def paint_thorax(canvas: Canvas, spine: Spine) -> None:
         (150 * size, 10.0, first.bottom + 2),
         6.0,
     )
-    bone(box, clavicle, 1.6)
+    bone(box, np.minimum(clavicle, wall), 1.6)
     blade = inside_all(
         3.0 - np.abs(box.n + 48 - 0.25 * (side - 70)),
         side - 68,
