@@ -33,7 +33,7 @@ def build_denoiser(
         codec: Gives the block size and the channels of the latent.
         widths: Channels of each level, from full latent resolution down; the last has attention.
         groups: Groups of the group normalization; divides every width.
-        head: Channels of one attention head; divides the last width.
+        head: Channels of one attention head; divides the last width, or all of it when larger.
     """
     levels = len(widths)
     return UNet2DModel(
@@ -44,7 +44,7 @@ def build_denoiser(
         down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",),
         up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
         norm_num_groups=groups,
-        attention_head_dim=head,
+        attention_head_dim=min(head, widths[-1]),
     )
 
 

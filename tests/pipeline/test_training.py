@@ -1,0 +1,250 @@
+"""Training: the loss falls, and a killed run goes on as if nothing had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.model.pipeline import PseudoMRIPipeline
+from pipeline.phantom import Tissue, TrainingPair
+from pipeline.training.augment import Augmentation, augment
+from pipeline.training.codec_study import Reconstruction, study_table
+from pipeline.training.data import Batch, Pool, load, pair_path, store
+from pipeline.training.evaluate import evaluate, lookup_method, noisy, ssim_map, table
+from pipeline.training.loop import Run, TrainingConfig, train
+from pipeline.training.losses import reconstruction_loss, tissue_weights
+from tests.pipeline.models import TINY_WIDTHS
+
+CROP = 32
+
+
+def fake_pair(seed: int, size: int = 48) -> TrainingPair:
+    """A bright canal with a gray cord in muscle: enough for a network to learn in seconds."""
+    rng = np.random.default_rng(seed)
+    labels = np.full((5, size, size), Tissue.MUSCLE, np.uint8)
+    left = int(rng.integers(10, 22))
+    labels[:, :, left : left + 14] = Tissue.CSF
+    labels[:, :, left + 4 : left + 10] = Tissue.CORD
+    hu, t2, stir = np.zeros((3, len(Tissue)), np.float32)
+    for tissue, row in {
+        Tissue.MUSCLE: (55, 0.2, 0.2),
+        Tissue.CSF: (10, 1.0, 1.0),
+        Tissue.CORD: (38, 0.4, 0.4),
+    }.items():
+        hu[tissue], t2[tissue], stir[tissue] = row
+    return TrainingPair(hu[labels], t2[labels], stir[labels], labels)
+
+
+@pytest.fixture(scope="module")
+def pool_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pool")
+    for seed in range(4):
+        store(pair_path(folder, seed), fake_pair(seed))
+    return folder
+
+
+def config(work_dir: Path, pool_dir: Path, **changes: object) -> TrainingConfig:
+    settings: dict[str, object] = {
+        "work_dir": work_dir,
+        "pool_dir": pool_dir,
+        "steps": 40,
+        "batch": 2,
+        "widths": TINY_WIDTHS,
+        "augmentation": Augmentation(crop_px=CROP, noise_hu=(1.0, 4.0)),
+        "learning_rate": 5e-3,
+        "warmup_steps": 5,
+        "generate": False,
+        "min_pairs": 2,
+    }
+    return TrainingConfig(**(settings | changes))  # type: ignore[arg-type]
+
+
+def test_a_pair_comes_back_from_disk(tmp_path: Path) -> None:
+    pair = fake_pair(1)
+    store(pair_path(tmp_path, 1), pair)
+    back = load(pair_path(tmp_path, 1))
+    assert np.abs(back.ct - pair.ct).max() <= 0.5
+    assert np.abs(back.t2 - pair.t2).max() <= 1 / 2000
+    assert np.array_equal(back.labels, pair.labels)
+    assert [p.name for p in tmp_path.iterdir()] == ["000001.npy"]
+
+
+def test_the_pool_takes_up_its_own_seeds_as_they_appear(tmp_path: Path) -> None:
+    pool = Pool(tmp_path, range(0, 10))
+    with pytest.raises(LookupError, match="no phantom pairs"):
+        pool.draw(1, torch.Generator())
+    for seed in (3, 12):
+        store(pair_path(tmp_path, seed), fake_pair(seed))
+    assert pool.refresh() == 1
+    batch = pool.draw(3, torch.Generator().manual_seed(0))
+    assert batch.slices_hu.shape == (3, 3, 48, 48)
+    assert batch.signal.shape == (3, 2, 48, 48)
+    assert batch.labels.dtype == torch.uint8
+
+
+def test_augmentation_moves_truth_and_weights_with_the_ct(pool_dir: Path) -> None:
+    pool = Pool(pool_dir, range(10))
+    pool.refresh()
+    rng = torch.Generator().manual_seed(4)
+    batch = pool.draw(6, rng)
+    how = Augmentation(
+        crop_px=CROP, tissue_hu=0, nervous_hu=0, csf_hu=0, noise_hu=(1e-3, 2e-3), field_hu=0
+    )
+    weights = tissue_weights(batch.labels[:, 1:2])
+    hu, signal, moved = augment(batch, weights, how, rng)
+    assert hu.shape == (6, 3, CROP, CROP)
+    assert signal.shape == (6, 2, CROP, CROP)
+    # bright truth lies where the CT shows the canal's low HU, whatever was done to both
+    for one_hu, one_signal in zip(hu[:, 1], signal[:, 0], strict=True):
+        inside = one_hu > 0
+        bright = one_hu[(one_signal > 0.9) & inside].mean()
+        dark = one_hu[(one_signal < 0.3) & inside].mean()
+        assert bright < dark
+    assert moved.min() > 0
+
+
+def test_augmentation_follows_its_generator_alone(pool_dir: Path) -> None:
+    pool = Pool(pool_dir, range(10))
+    pool.refresh()
+
+    def once(seed: int) -> torch.Tensor:
+        rng = torch.Generator().manual_seed(seed)
+        batch: Batch = pool.draw(2, rng)
+        weights = tissue_weights(batch.labels[:, 1:2])
+        return augment(batch, weights, Augmentation(crop_px=CROP), rng)[0]
+
+    assert torch.equal(once(1), once(1))
+    assert not torch.equal(once(1), once(2))
+
+
+def test_a_perfect_prediction_costs_nothing_and_weights_only_shift_the_blame() -> None:
+    truth = torch.rand((1, 2, 8, 8), generator=torch.Generator().manual_seed(0))
+    weights = torch.ones((1, 1, 8, 8))
+    assert float(reconstruction_loss(truth, truth, weights)[0]) == 0
+    off = truth + 0.1
+    _, even = reconstruction_loss(off, truth, weights)
+    _, doubled = reconstruction_loss(off, truth, 2 * weights)
+    assert float(even) == pytest.approx(0.1, abs=1e-6)
+    assert float(doubled) == pytest.approx(0.1, abs=1e-6)
+
+
+def test_the_loss_falls_and_the_model_loads(tmp_path: Path, pool_dir: Path) -> None:
+    folder = train(config(tmp_path, pool_dir, steps=150))
+    losses = [json.loads(x)["loss"] for x in (tmp_path / "losses.jsonl").read_text().splitlines()]
+    assert losses[-1] < 0.6 * losses[0]
+    model = PseudoMRIPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
+    assert model.config.version == "1"
+
+
+def test_a_run_needs_exactly_one_budget(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="minutes or in steps"):
+        TrainingConfig(work_dir=tmp_path)
+    with pytest.raises(ValueError, match="minutes or in steps"):
+        TrainingConfig(work_dir=tmp_path, minutes=1, steps=1)
+
+
+def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, pool_dir: Path) -> None:
+    def finished(folder: Path, *stops: int) -> dict[str, torch.Tensor]:
+        pool = Pool(pool_dir, range(10))
+        pool.refresh()
+        for stop in stops:
+            run = Run(config(folder, pool_dir, steps=6))
+            while run.step < stop:
+                run.take_step(pool)
+            run.save()
+        return run.average
+
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    whole, parts = finished(tmp_path / "whole", 6), finished(tmp_path / "parts", 2, 6)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, atol=1e-6, rtol=0)
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from pipeline.training.loop import train
+from tests.pipeline.test_training import config
+train(config(Path(sys.argv[1]), Path(sys.argv[2]), steps=100000, checkpoint_minutes=1e-9))
+"""
+
+
+def test_killed_in_the_middle_it_goes_on_from_its_checkpoint(
+    tmp_path: Path, pool_dir: Path
+) -> None:
+    command = [sys.executable, "-c", CHILD, str(tmp_path), str(pool_dir)]
+    child = subprocess.Popen(command, cwd=Path(__file__).parents[2], env=dict(os.environ))
+    try:
+        deadline = time.monotonic() + 60
+        losses = tmp_path / "losses.jsonl"
+        while not losses.exists() and time.monotonic() < deadline:
+            assert child.poll() is None
+            time.sleep(0.02)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    # it saves after every step, so the kill most likely fell into a save; the checkpoint is whole
+    resumed = Run(config(tmp_path, pool_dir, steps=100_000))
+    begun_at = resumed.step
+    assert begun_at >= 24
+    train(config(tmp_path, pool_dir, steps=begun_at + 30))
+    assert Run(config(tmp_path, pool_dir, steps=1)).step == begun_at + 30
+    steps = [json.loads(line)["step"] for line in losses.read_text().splitlines()]
+    assert steps == sorted(set(steps))
+
+
+def test_a_save_that_dies_leaves_the_old_checkpoint(
+    tmp_path: Path, pool_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(config(tmp_path, pool_dir))
+    run.step = 7
+    run.save()
+
+    def half(_: object, sink: object) -> None:
+        sink.write(b"half a checkpoint")  # type: ignore[attr-defined]
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("pipeline.training.loop.torch.save", half)
+    run.step = 8
+    with pytest.raises(OSError, match="no space"):
+        run.save()
+    assert Run(config(tmp_path, pool_dir)).step == 7
+
+
+def test_evaluation_knows_a_perfect_method_from_a_lookup_table() -> None:
+    pairs = [fake_pair(seed) for seed in range(3)]
+    lookup = evaluate(lookup_method(pairs), pairs)
+    truths = iter(pairs)
+
+    def perfect(_: object) -> dict[object, object]:
+        pair = next(truths)
+        return {"T2": pair.t2, "STIR": pair.stir}
+
+    best = evaluate(perfect, pairs)  # type: ignore[arg-type]
+    assert all(s.mae == 0 and s.ssim == pytest.approx(1) for s in best)
+    csf = next(s for s in lookup if s.tissue == "CSF" and s.contrast == "T2")
+    assert csf.mae > 0.01
+    assert csf.true_mean == pytest.approx(1)
+    text = table({"perfect": best, "lookup": lookup})
+    assert "| csf | T2 | 1.00 |" in text
+
+
+def test_similarity_is_one_for_equals_and_less_for_noise() -> None:
+    pair = fake_pair(0)
+    assert ssim_map(pair.t2, pair.t2).min() == pytest.approx(1)
+    assert ssim_map(noisy(100 * pair.t2, np.random.default_rng(0)) / 100, pair.t2).mean() < 0.95
+
+
+def test_the_codec_study_prints_a_row_for_each_tissue() -> None:
+    rows = [Reconstruction("CSF", "T2", 0.02, 0.0), Reconstruction("CORD", "T2", 0.01, 0.0)]
+    text = study_table(rows)
+    assert text.count("\n") == 3
+    assert "| csf | T2 | 0.0200 | 0.0000 |" in text
