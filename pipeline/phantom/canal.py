@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.geometry import Float32
 from pipeline.phantom.canvas import Canvas, Region, capsule, inside_all
 from pipeline.phantom.injuries import Finding, Injuries
-from pipeline.phantom.noise import Field, Profile
+from pipeline.phantom.noise import Array, Field, Profile
 from pipeline.phantom.spine import Spine
 from pipeline.phantom.tissues import Tissue
 
@@ -82,7 +81,7 @@ class Canal:
             root=Field(rng, (2.5, 3.0, 12.0)),
         )
 
-    def sac(self, at: Float32, squeeze: Profile, buckle: Profile) -> tuple[Float32, Float32]:
+    def sac(self, at: Array, squeeze: Profile, buckle: Profile) -> tuple[Array, Array]:
         """Normal of the dural sac's front and back wall in the midline."""
         front = -self.front_gap - squeeze(at)
         # above the dens the front wall leans to the basion
@@ -90,7 +89,7 @@ class Canal:
         back = -self.width(at) + self.back_fat(at) + buckle(at)
         return front.astype(np.float32), np.minimum(back, front - 3).astype(np.float32)
 
-    def cord(self, at: Float32, front: Float32, back: Float32) -> tuple[Float32, Float32]:
+    def cord(self, at: Array, front: Array, back: Array) -> tuple[Array, Array]:
         """Normal of the cord's center and its AP diameter, kept inside the sac."""
         room = front - back
         depth = np.minimum(self.cord_depth(at), room - 0.6)
@@ -168,7 +167,7 @@ def paint_canal(canvas: Canvas, canal: Canal, spine: Spine, injuries: Injuries) 
     _paint_cord(box, canal, spine, injuries, front, back, sac)
 
 
-def _tube(box: Region, front: Float32, back: Float32, half_side: Float32) -> Float32:
+def _tube(box: Region, front: Array, back: Array, half_side: Array) -> Array:
     """Signed distance to a canal with rounded triangular section."""
     half = np.maximum((front - back) / 2, 1.0)
     n = (box.n - (front + back) / 2) / half
@@ -177,7 +176,7 @@ def _tube(box: Region, front: Float32, back: Float32, half_side: Float32) -> Flo
     return ((1 - ring) * half).astype(np.float32)
 
 
-def _paint_vein_plexus(box: Region, front: Float32, top: Float32) -> None:
+def _paint_vein_plexus(box: Region, front: Array, top: Array) -> None:
     """Epidural veins beside the midline in front of the sac."""
     side = np.abs(box.x)
     vein = inside_all(1.2 - np.abs(box.n - front - 0.4), 2.4 - np.abs(side - 7.5), top - 20)
@@ -189,9 +188,9 @@ def _paint_cord(
     canal: Canal,
     spine: Spine,
     injuries: Injuries,
-    front: Float32,
-    back: Float32,
-    sac: Float32,
+    front: Array,
+    back: Array,
+    sac: Array,
 ) -> None:
     center, depth = canal.cord(box.s, front, back)
     half_side = canal.cord_half_side(box.s)
@@ -226,7 +225,7 @@ def _paint_cord(
         )
 
 
-def _paint_rootlets(box: Region, canal: Canal, sac: Float32, cord: Float32, n: Float32) -> None:
+def _paint_rootlets(box: Region, canal: Canal, sac: Array, cord: Array, n: Array) -> None:
     """Faint threads beside the cord, in front of and behind the dentate ligament."""
     side = np.abs(box.x)
     where = (cord < 0.3) & (sac > 0.3) & (side > 2.0) & (side < 10) & (box.s > 4)

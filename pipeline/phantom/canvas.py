@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.geometry import Float32
 from pipeline.phantom.frame import Coordinates
+from pipeline.phantom.noise import Array
 from pipeline.phantom.tissues import Palette, Tissue
 
 Index = NDArray[np.intp]
-Value = float | Float32
+Value = float | Array
 
 
 class Canvas:
@@ -75,17 +75,17 @@ class Region:
     at: Coordinates
 
     @property
-    def s(self) -> Float32:
+    def s(self) -> Array:
         """Along the spine, mm."""
         return self.at.along
 
     @property
-    def n(self) -> Float32:
+    def n(self) -> Array:
         """In front of the canal's front wall, mm."""
         return self.at.normal
 
     @property
-    def x(self) -> Float32:
+    def x(self) -> Array:
         """To the left of the spine's midline, mm."""
         return self.at.lateral
 
@@ -102,7 +102,7 @@ class Region:
     def paint(
         self,
         tissue: Tissue,
-        distance: Float32,
+        distance: Array,
         *,
         hu: Value | None = None,
         t2: Value | None = None,
@@ -143,20 +143,20 @@ class Region:
             canvas.label_on_ct[filled] = tissue
 
 
-def ellipsoid(*axes: tuple[Float32, float]) -> Float32:
+def ellipsoid(*axes: tuple[Array, float]) -> Array:
     """Signed distance (first order) to an ellipsoid; each axis is ``(offset, radius)`` in mm."""
     near = sum((offset / radius) ** 2 for offset, radius in axes)
     slope = sum((offset / radius**2) ** 2 for offset, radius in axes)
     k = np.sqrt(near)
-    out: Float32 = (k * (1 - k) / np.sqrt(np.maximum(slope, 1e-8))).astype(np.float32)
+    out: Array = (k * (1 - k) / np.sqrt(np.maximum(slope, 1e-8))).astype(np.float32)
     # at the very center the quotient is 0 / 0; any depth beyond the edge will do
     smallest = min(float(np.min(radius)) for _, radius in axes)
     return np.where(k < 0.1, np.float32(0.9 * smallest), out)
 
 
 def capsule(
-    point: tuple[Float32, ...], start: tuple[float, ...], end: tuple[float, ...], radius: Value
-) -> Float32:
+    point: tuple[Array, ...], start: tuple[float, ...], end: tuple[float, ...], radius: Value
+) -> Array:
     """Signed distance to a rod with round ends between two points of the same frame."""
     way = np.subtract(end, start)
     length2 = float(way @ way)
@@ -168,12 +168,12 @@ def capsule(
     return (radius - np.sqrt(far2)).astype(np.float32)
 
 
-def slab(offset: Float32, half_thickness: Value) -> Float32:
+def slab(offset: Array, half_thickness: Value) -> Array:
     """Signed distance to a plate."""
     return (half_thickness - np.abs(offset)).astype(np.float32)
 
 
-def inside_all(*distances: Float32) -> Float32:
+def inside_all(*distances: Array) -> Array:
     """Signed distance to the intersection."""
     out = distances[0]
     for other in distances[1:]:
@@ -181,8 +181,8 @@ def inside_all(*distances: Float32) -> Float32:
     return out
 
 
-def blend(first: Float32, second: Float32, width_mm: float) -> Float32:
+def blend(first: Array, second: Array, width_mm: float) -> Array:
     """Signed distance to the union, with the groove between the two filled."""
     weight = np.clip(0.5 + 0.5 * (first - second) / width_mm, 0, 1)
-    out: Float32 = second + (first - second) * weight + width_mm * weight * (1 - weight)
+    out: Array = second + (first - second) * weight + width_mm * weight * (1 - weight)
     return out

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.geometry import Float32
 from pipeline.phantom.canvas import Canvas, Region, blend, capsule, ellipsoid, inside_all
-from pipeline.phantom.noise import Profile
+from pipeline.phantom.noise import Array, Profile
 from pipeline.phantom.spine import C2_END_MM, Spine, bone
 from pipeline.phantom.tissues import Tissue
 
@@ -71,7 +70,7 @@ def paint_craniovertebral(
     _paint_atlas(box, part, canal, rim)
 
 
-def _dens_axis(box: Region, part: Craniovertebral) -> Float32:
+def _dens_axis(box: Region, part: Craniovertebral) -> Array:
     """Normal of the dens' axis along the spine."""
     lean = part.dens_lean * np.clip(22 * part.size - box.s, 0, 30)
     return (1.2 + part.dens_depth / 2 - lean).astype(np.float32)
@@ -105,7 +104,7 @@ def _paint_ligaments(box: Region, part: Craniovertebral) -> None:
     box.paint(Tissue.LIGAMENT, inside_all(below, 10 - np.abs(box.x)))
 
 
-def slab_between(value: Float32, low: Float32, high: Float32) -> Float32:
+def slab_between(value: Array, low: Array, high: Array) -> Array:
     """Signed distance to a layer."""
     return np.minimum(value - low, high - value)
 
@@ -158,13 +157,13 @@ def _paint_axis(
         box.paint(Tissue.CORTEX, inside_all(line, dens - 0.5), hu=600.0)
 
 
-def _soft_below_axis(box: Region, part: Craniovertebral, behind: Float32) -> None:
+def _soft_below_axis(box: Region, part: Craniovertebral, behind: Array) -> None:
     size = part.size
     near = inside_all(box.s - 14 * size, 50 * size - box.s)
     box.paint(Tissue.FLAVUM, inside_all(near, 1.4 - np.abs(behind - 1.2), 9 - np.abs(box.x)))
 
 
-def _axis_arch(box: Region, part: Craniovertebral, width: Float32) -> Float32:
+def _axis_arch(box: Region, part: Craniovertebral, width: Array) -> Array:
     size = part.size
     n = (box.n + width / 2) / (width / 2)
     ring = (np.abs(n) ** 2.4 + np.abs(box.x / (12.3 * size)) ** 2.2) ** (1 / 2.3)
@@ -175,7 +174,7 @@ def _axis_arch(box: Region, part: Craniovertebral, width: Float32) -> Float32:
     )
 
 
-def _axis_spinous(box: Region, part: Craniovertebral, behind: Float32) -> Float32:
+def _axis_spinous(box: Region, part: Craniovertebral, behind: Array) -> Array:
     length, height, thickness = part.spinous
     q = np.clip(behind, 0, length)
     center = 31 * part.size + 0.32 * q

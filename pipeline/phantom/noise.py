@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from pipeline.geometry import Float32
+
+Array = NDArray[np.floating[Any]]
+"""Values at points: float32, or float64 where a table in double precision was mixed in."""
 
 LATTICE_NODES = 128
 """Nodes along each axis of the periodic lattice; a power of two, so that wrapping is a mask."""
@@ -40,13 +44,13 @@ class Field:
         self._per_mm = (NODES_PER_CORRELATION / np.asarray(scale_mm)).astype(np.float32)
         self._offset = rng.uniform(0, LATTICE_NODES, 3).astype(np.float32)
 
-    def _nodes(self, axes: tuple[Float32, Float32, Float32]) -> list[Float32]:
+    def _nodes(self, axes: tuple[Array, Array, Array]) -> list[Array]:
         return [
             p * per_mm + offset
             for p, per_mm, offset in zip(axes, self._per_mm, self._offset, strict=True)
         ]
 
-    def smooth(self, *axes: Float32) -> Float32:
+    def smooth(self, *axes: Array) -> Float32:
         """Values at positions in mm, linearly interpolated: for shapes."""
         first, second, third = axes
         nodes = np.stack(self._nodes((first, second, third)))
@@ -55,7 +59,7 @@ class Field:
         )
         return out
 
-    def rough(self, *axes: Float32) -> Float32:
+    def rough(self, *axes: Array) -> Float32:
         """Values of the nearest node: for textures, ten times faster."""
         first, second, third = axes
         mask = LATTICE_NODES - 1
@@ -84,7 +88,7 @@ class Profile:
         curve = PchipInterpolator(x, np.asarray(values, dtype=np.float64))
         self._table = curve(np.minimum(at, x[-1])).astype(np.float32)
 
-    def __call__(self, at: Float32) -> Float32:
+    def __call__(self, at: Array) -> Float32:
         """Values at ``at``, any shape."""
         node = np.clip((at - self._start) * self._per_step, 0, len(self._table) - 1.001)
         low = node.astype(np.int32)

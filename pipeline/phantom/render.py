@@ -8,21 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geometry import Float32, Grid
+from pipeline.phantom.arch import paint_between, paint_interspinous_injury
+from pipeline.phantom.brain import CordEntry, paint_brain
 from pipeline.phantom.canal import paint_canal, paint_roots
 from pipeline.phantom.canvas import Canvas
 from pipeline.phantom.craniovertebral import paint_craniovertebral
+from pipeline.phantom.face import paint_face
 from pipeline.phantom.frame import Coordinates
-from pipeline.phantom.head import paint_head
-from pipeline.phantom.neck import paint_interspinous_injury, paint_soft_tissue, paint_throat
+from pipeline.phantom.neck import paint_soft_tissue
 from pipeline.phantom.patient import Patient
-from pipeline.phantom.spine import paint_between, paint_column
+from pipeline.phantom.skull import paint_skull
 from pipeline.phantom.thorax import paint_thorax
+from pipeline.phantom.throat import paint_throat
 from pipeline.phantom.tissues import Tissue
+from pipeline.phantom.vertebra import paint_column
 
 POINTS_AT_ONCE = 2_200_000
 """Bounds memory: about 200 bytes a point while painting."""
-
-CORD_ENTRY_MM = ((-6.0,), (-14.0,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +135,9 @@ def _paint(canvas: Canvas, patient: Patient, depth: Float32) -> None:
     """The body from outside in; later structures cover earlier ones."""
     spine, canal, neck, injuries = patient.spine, patient.canal, patient.neck, patient.injuries
     paint_soft_tissue(canvas, neck, depth)
-    paint_head(canvas, patient.head, _cord_entry(patient))
+    paint_face(canvas, patient.head)
+    paint_skull(canvas, patient.head)
+    paint_brain(canvas, patient.head, _cord_entry(patient))
     paint_thorax(canvas, spine, neck.front)
     paint_throat(canvas, neck, spine, injuries)
     paint_canal(canvas, canal, spine, injuries)
@@ -141,10 +145,10 @@ def _paint(canvas: Canvas, patient: Patient, depth: Float32) -> None:
     paint_craniovertebral(canvas, patient.craniovertebral, spine, canal.width)
     paint_column(canvas, spine, canal.width, injuries)
     paint_roots(canvas, canal, spine)
-    paint_interspinous_injury(canvas, neck, spine, injuries, canal.width)
+    paint_interspinous_injury(canvas, neck.medium, spine, injuries, canal.width)
 
 
-def _cord_entry(patient: Patient) -> tuple[tuple[float, float], tuple[float, float]]:
+def _cord_entry(patient: Patient) -> CordEntry:
     """Center of the cord below and in the foramen magnum, in the head's frame."""
     canal, size = patient.canal, patient.size
     points = []
