@@ -8,6 +8,7 @@ whether trying again can help, and the delivery workflow decides.
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,13 @@ from pynetdicom.association import Association
 from config.settings import DeliverySettings
 from node.errors import Refuse, Retry
 from node.ledger.entries import Destination
+from node.status import SUCCESS
 
 # pynetdicom would log the data sets of queries, which name patients.
 pynetdicom_config.LOG_REQUEST_IDENTIFIERS = False
 pynetdicom_config.LOG_RESPONSE_IDENTIFIERS = False
 
+VERIFICATION = UID("1.2.840.10008.1.1")
 NATIVE_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 # PS3.8 7.1.1.13: a presentation context ID is an odd byte, which leaves 128 of them.
 MAXIMUM_CONTEXTS = 128
@@ -122,7 +125,7 @@ def send(
     """
     if not instances:
         return
-    assoc = _associate(instances, destination, calling_ae, timeout_s)
+    assoc = _associate(_contexts(instances), destination, calling_ae, timeout_s)
     try:
         _check_contexts(assoc, instances, destination)
         for message_id, instance in enumerate(instances, start=1):
@@ -135,6 +138,22 @@ def send(
     finally:
         if assoc.is_established:
             assoc.release()
+
+
+def echo(destination: Destination, calling_ae: str, timeout_s: float) -> float:
+    """C-ECHO (PS3.7 9.1.5): seconds that the peer took, association included.
+
+    Raises:
+        Unreachable: When there is no association or no success.
+        Rejected: When the peer rejects us for good.
+    """
+    began = time.perf_counter()
+    assoc = _associate([(VERIFICATION, ImplicitVRLittleEndian)], destination, calling_ae, timeout_s)
+    response = assoc.send_c_echo()
+    assoc.release()
+    if response.get("Status") != SUCCESS:
+        raise Unreachable(f"{_named(destination)} did not answer a C-ECHO with success")
+    return time.perf_counter() - began
 
 
 def _store(
@@ -151,7 +170,7 @@ def _store(
 
 
 def _associate(
-    instances: Iterable[OutgoingInstance],
+    contexts: Iterable[tuple[UID, UID]],
     destination: Destination,
     calling_ae: str,
     timeout_s: float,
@@ -162,7 +181,7 @@ def _associate(
     ae.network_timeout = timeout_s
     ae.connection_timeout = timeout_s
     ae.maximum_pdu_size = 0
-    for abstract_syntax, transfer_syntax in _contexts(instances):
+    for abstract_syntax, transfer_syntax in contexts:
         ae.add_requested_context(abstract_syntax, transfer_syntax)
     handlers: list[Any] = [(evt.EVT_CONN_OPEN, _switch_off_nagle)]
     try:

@@ -1,0 +1,182 @@
+"""The command line: what there is and how it is called. What it does stands in `node.commands`.
+
+Exit codes: 0 done, 2 usage, 3 declined, 4 failed. Only this module and typer are imported before a
+command runs, so that help comes at once and `status` needs no accelerator stack.
+"""
+# ruff: noqa: PLC0415  each command imports what it needs, and no more
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="A DICOM node that turns a trauma neck CT into a labelled pseudo-MRI. Research only.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+audit_app = typer.Typer(help="Who did what to which object, and is the record whole?")
+bench_app = typer.Typer(help="How long does it take?")
+app.add_typer(audit_app, name="audit")
+app.add_typer(bench_app, name="bench")
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="TOML laid over config/default.toml.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+ModelOption = Annotated[
+    Path | None, typer.Option("--model", help="Model folder; the built-in one when left out.")
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="cpu or cuda; cuda where there is one.")
+]
+
+
+@app.callback()
+def _options(
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where an unexpected error came from.")
+    ] = False,
+) -> None:
+    _Traceback.is_wanted = traceback
+
+
+class _Traceback:
+    is_wanted = False
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    role: Annotated[
+        str | None, typer.Option("--role", help="receive or work: this role alone.")
+    ] = None,
+    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
+) -> None:
+    """Run the node until SIGTERM or Ctrl-C; it prints one line when it is ready."""
+    from node.app import Role
+    from node.commands import serving
+
+    if role is not None and role not in list(Role):
+        raise typer.BadParameter(f"expected one of {', '.join(Role)}, found {role}")
+    serving.serve(config, None if role is None else Role(role), supervised)
+
+
+@app.command()
+def send(
+    folder: Annotated[Path, typer.Argument(help="Of DICOM files, searched with its subfolders.")],
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT")],
+    called: Annotated[str, typer.Option(help="AE title of the peer.")] = "PSEUDOMRI",
+    calling: Annotated[str, typer.Option(help="AE title to send as.")] = "PSEUDOMRI_SCU",
+    as_json: JsonOption = False,
+) -> None:
+    """Store all DICOM files of a folder with a peer (C-STORE)."""
+    from node.commands import sending
+
+    sending.send(folder, address, called, calling, as_json)
+
+
+@app.command()
+def echo(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT")],
+    called: Annotated[str, typer.Option(help="AE title of the peer.")] = "PSEUDOMRI",
+    calling: Annotated[str, typer.Option(help="AE title to ask as.")] = "PSEUDOMRI_SCU",
+) -> None:
+    """Ask a peer whether it is there (C-ECHO)."""
+    from node.commands import sending
+
+    sending.verify_peer(address, called, calling)
+
+
+@app.command()
+def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """What is where: counts by state, and what needs a person."""
+    from node.commands import asking
+
+    asking.status(config, as_json)
+
+
+@app.command()
+def jobs(
+    config: ConfigOption = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only the dead letters.")] = False,
+    limit: Annotated[int, typer.Option(min=1)] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """The latest syntheses, failed ones first."""
+    from node.commands import asking
+
+    asking.jobs(config, failed, limit, as_json)
+
+
+@app.command()
+def retry(
+    job: Annotated[str, typer.Argument(help="Job id, or its beginning.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Queue a failed synthesis again; what a destination has is not sent twice."""
+    from node.commands import asking
+
+    asking.retry(config, job, as_json)
+
+
+@audit_app.command("show")
+def audit_show(
+    uid: Annotated[str, typer.Argument(help="Study, series, instance, output, or job id.")],
+    config: ConfigOption = None,
+) -> None:
+    """Everything on record about a UID, as JSON."""
+    from node.commands import asking
+
+    asking.show(config, uid)
+
+
+@audit_app.command("verify")
+def audit_verify(
+    config: ConfigOption = None,
+    head: Annotated[
+        str | None, typer.Option(help="Hash of the last event as you noted it elsewhere.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Is the chain of audit events whole and unchanged?"""
+    from node.commands import asking
+
+    asking.verify(config, head, as_json)
+
+
+@audit_app.command("export")
+def audit_export(config: ConfigOption = None) -> None:
+    """Every audit event, one JSON object a line."""
+    from node.commands import asking
+
+    asking.export(config)
+
+
+def main() -> None:
+    """Run the command line; every error ends in one of the exit codes."""
+    try:
+        app()
+    except BrokenPipeError:
+        # Whoever read our output has heard enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if _Traceback.is_wanted:
+            raise
+        from node.commands.common import exit_code
+
+        sys.exit(exit_code(error))
+
+
+if __name__ == "__main__":
+    main()

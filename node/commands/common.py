@@ -1,0 +1,111 @@
+"""What the commands share: settings, output for people and for programs, exit codes."""
+
+from __future__ import annotations
+
+import json
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from config.settings import Settings, load
+from node.app import ledger_url, open_parts
+from node.archive import Archive
+from node.clock import from_text
+from node.errors import NodeError, Refuse, Stop
+from node.ledger import Ledger
+from node.logs import describe
+from pipeline.errors import Declined
+
+out = Console()
+err = Console(stderr=True)
+
+
+class Exit(IntEnum):
+    """Exit codes of every command."""
+
+    DONE = 0
+    USAGE = 2
+    DECLINED = 3
+    FAILED = 4
+
+
+def settings_of(config: Path | None) -> Settings:
+    """The settings of this call.
+
+    Raises:
+        Refuse: With every wrong key, what was expected and what was found.
+    """
+    try:
+        return load(config)
+    except FileNotFoundError as error:
+        raise Refuse(f"--config: expected a TOML file, found none at {config}") from error
+    except pydantic.ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}, found {one['input']!r}"
+            for one in error.errors(include_url=False)
+        )
+        raise Refuse(f"settings: {wrong}. See config/default.toml for what there is") from error
+    except ValueError as error:
+        raise Refuse(f"--config: {config} is no TOML: {error}") from error
+
+
+def open_node(config: Path | None) -> tuple[Settings, Ledger, Archive]:
+    """Ledger and archive of the node that these settings name.
+
+    Raises:
+        Refuse: When no node has run there; nothing is created.
+    """
+    settings = settings_of(config)
+    if not settings.node.database_url and not (settings.node.data_folder / "node.sqlite").exists():
+        raise Refuse(
+            f"expected the data folder of a node, found none at {settings.node.data_folder}; start"
+            " one with `pseudomri serve`, or name its settings with --config"
+        )
+    ledger, archive = open_parts(settings, "command")
+    return settings, ledger, archive
+
+
+def ledger_of(settings: Settings) -> str:
+    """The URL of the ledger, for those who wait for it to appear."""
+    return ledger_url(settings)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output, and nothing else there."""
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def table(*columns: str) -> Table:
+    """A plain table for people."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column)
+    return made
+
+
+def local_time(text: str | None) -> str:
+    """A moment of the ledger on the clock of whoever looks."""
+    return from_text(text).astimezone().strftime("%Y-%m-%d %H:%M:%S") if text else ""
+
+
+def exit_code(error: Exception) -> Exit:
+    """Tell the user what went wrong, and the shell how badly."""
+    if isinstance(error, Declined):
+        err.print(f"[bold]declined[/bold] {error}", highlight=False, markup=True)
+        return Exit.DECLINED
+    if isinstance(error, Refuse | Stop):
+        err.print(f"[bold]pseudomri:[/bold] {error}", highlight=False)
+        return Exit.USAGE
+    if isinstance(error, NodeError):
+        err.print(f"[bold]failed:[/bold] {error}", highlight=False)
+        return Exit.FAILED
+    err.print(
+        f"[bold]failed:[/bold] {describe(error)}; `pseudomri --traceback ...` tells more",
+        highlight=False,
+    )
+    return Exit.FAILED
