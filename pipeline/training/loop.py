@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DModel
 from torch import Generator, Tensor
 
 from pipeline.intensity import condition
@@ -29,8 +28,9 @@ from pipeline.model.denoiser import WIDTHS, build_denoiser, interpolate, predict
 from pipeline.model.pipeline import PseudoMRIPipeline
 from pipeline.model.scheduler import build_scheduler, noise_field
 from pipeline.training.augment import Augmentation, augment
-from pipeline.training.data import Pool, fill_beside
+from pipeline.training.data import HELD_OUT_FROM, Pool, fill, fill_beside, load, pair_path
 from pipeline.training.losses import reconstruction_loss, tissue_weights
+from pipeline.training.pictures import contact_sheet
 
 LOG_EVERY_STEPS = 25
 REFRESH_EVERY_STEPS = 25
@@ -116,6 +116,11 @@ class TrainingConfig:
     def checkpoint(self) -> Path:
         """Everything needed to go on."""
         return self.work_dir / "checkpoint.pt"
+
+    @property
+    def pictures(self) -> Path:
+        """CT, truth and prediction of a held-out phantom, one for each export."""
+        return self.work_dir / "pictures"
 
     @property
     def losses(self) -> Path:
@@ -301,31 +306,38 @@ class Run:
             self.config.losses.write_text("".join(f"{line}\n" for line in kept))
 
     def export(self) -> None:
-        """Write the averaged weights as a model folder, half precision, old one replaced."""
-        save_model(self.averaged(), self.config)
+        """Write the averaged weights as a model folder, half precision, and a picture to look at.
 
-    def averaged(self) -> UNet2DModel:
-        """A denoiser with the averaged weights."""
+        The folder is replaced as a whole: a reader finds the old model or the new one.
+        """
+        pipeline = self.averaged()
+        held_out = pair_path(self.config.pool, HELD_OUT_FROM)
+        if held_out.exists():
+            self.config.pictures.mkdir(exist_ok=True)
+            sheet = contact_sheet(pipeline, load(held_out))
+            sheet.save(self.config.pictures / f"step-{self.step:06d}.png")
+        folder = self.config.model_dir
+        partial, old = folder.with_suffix(".partial"), folder.with_suffix(".old")
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        pipeline.to(torch.float16).save_pretrained(partial, safe_serialization=True)
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def averaged(self) -> PseudoMRIPipeline:
+        """The model with the averaged weights, single precision."""
         denoiser = build_denoiser(self.codec, self.config.widths)
         denoiser.load_state_dict(self.average)
-        return denoiser
-
-
-def save_model(denoiser: UNet2DModel, config: TrainingConfig) -> None:
-    """Save a denoiser with its codec and scheduler as `PseudoMRIPipeline`, as half floats."""
-    pipeline = PseudoMRIPipeline(
-        PixelUnshuffleCodec(),
-        denoiser,
-        build_scheduler(),
-        name=config.name,
-        version=config.version,
-        spread_sigma=config.spread_sigma,
-    ).to(torch.float16)
-    partial = config.model_dir.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    pipeline.save_pretrained(partial, safe_serialization=True)
-    shutil.rmtree(config.model_dir, ignore_errors=True)
-    partial.rename(config.model_dir)
+        return PseudoMRIPipeline(
+            PixelUnshuffleCodec(),
+            denoiser.eval(),
+            build_scheduler(),
+            name=self.config.name,
+            version=self.config.version,
+            spread_sigma=self.config.spread_sigma,
+        )
 
 
 @contextlib.contextmanager
@@ -334,6 +346,8 @@ def _phantoms_made_beside(config: TrainingConfig) -> Iterator[None]:
     if not config.generate:
         yield
         return
+    # the one that pictures are made of; never trained on
+    fill(config.pool, range(HELD_OUT_FROM, HELD_OUT_FROM + 1))
     # spawn: a forked child would inherit torch's thread pools in an unknown state
     context = multiprocessing.get_context("spawn")
     maker = context.Process(
