@@ -74,7 +74,8 @@ def _turned(yaw: float, roll: float) -> Float64:
         [[cr, 0, sr], [0, 1, 0], [-sr, 0, cr]]
     )
     base = np.array([[-1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
-    return base @ turn.T
+    directions: Float64 = base @ turn.T
+    return directions
 
 
 def training_pair(seed: int) -> TrainingPair:
@@ -145,7 +146,11 @@ def axial_grid(
 
 def _extent_mm(person: Patient, region: Region) -> tuple[float, float]:
     """Highest and lowest z."""
-    size, height = person.size, lambda along: person.frame.point_mm(along * person.size)[1]
+    size = person.size
+
+    def height(along: float) -> float:
+        return person.frame.point_mm(along * size)[1]
+
     if region is Region.NECK:
         return height(0) + 62 * size, height(205)
     if region is Region.HEAD_ONLY:

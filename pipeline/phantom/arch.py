@@ -122,7 +122,7 @@ def _transverse(box: Region, level: Level, number: int, size: float) -> Array:
             3.2,
         )
         hole = 2.9 - np.hypot(side - 16.5 * size, box.n - 1.5)
-        return np.minimum(rod, -hole)
+        return inside_all(rod, -hole)
     return capsule(
         (side, box.n, box.s),
         (15 * size, -8.0, level.middle - 2),

@@ -199,7 +199,7 @@ def _paint_cord(
     if oedema and oedema.ct_visible:
         swell = 1 + (0.08 + 0.14 * oedema.severity) * np.exp(-(((box.s - middle) / 14) ** 2))
         depth = np.minimum(depth * swell, front - back - 0.4)
-        half_side = half_side * swell
+        half_side = (half_side * swell).astype(np.float32)
     n, x = box.n - center, box.x
     half = depth / 2
     ring = np.sqrt((n / half) ** 2 + (x / half_side) ** 2)

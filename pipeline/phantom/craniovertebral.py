@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.phantom.canvas import Canvas, Region, blend, capsule, ellipsoid, inside_all
+from pipeline.phantom.canvas import Canvas, Region, Value, blend, capsule, ellipsoid, inside_all
 from pipeline.phantom.noise import Array, Profile
 from pipeline.phantom.spine import C2_END_MM, Spine, bone
 from pipeline.phantom.tissues import Tissue
@@ -73,7 +73,8 @@ def paint_craniovertebral(
 def _dens_axis(box: Region, part: Craniovertebral) -> Array:
     """Normal of the dens' axis along the spine."""
     lean = part.dens_lean * np.clip(22 * part.size - box.s, 0, 30)
-    return (1.2 + part.dens_depth / 2 - lean).astype(np.float32)
+    axis: Array = (1.2 + part.dens_depth / 2 - lean).astype(np.float32)
+    return axis
 
 
 def _paint_ligaments(box: Region, part: Craniovertebral) -> None:
@@ -104,9 +105,9 @@ def _paint_ligaments(box: Region, part: Craniovertebral) -> None:
     box.paint(Tissue.LIGAMENT, inside_all(below, 10 - np.abs(box.x)))
 
 
-def slab_between(value: Array, low: Array, high: Array) -> Array:
+def slab_between(value: Array, low: Value, high: Value) -> Array:
     """Signed distance to a layer."""
-    return np.minimum(value - low, high - value)
+    return inside_all(value - low, high - value)
 
 
 def _paint_axis(
@@ -140,7 +141,7 @@ def _paint_axis(
     pedicle = ellipsoid((side - 13 * size, 5.0), (box.n + 4, 7.5), (box.s - 27 * size, 5.5))
     pillar = inside_all(
         ellipsoid((box.n + 7.5 * size, 7.0 * size), (side - 18 * size, 6.0 * size)),
-        slab_between(box.s - 0.75 * (-box.n - 6), np.float32(22 * size), np.float32(36 * size)),
+        slab_between(box.s - 0.75 * (-box.n - 6), 22 * size, 36 * size),
     )
     _soft_below_axis(box, part, behind)
     process = np.maximum.reduce(

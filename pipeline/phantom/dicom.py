@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     ExplicitVRLittleEndian,
     MRImageStorage,
@@ -182,7 +183,7 @@ def _with_meta(ds: Dataset) -> Dataset:
     meta.MediaStorageSOPClassUID = ds.SOPClassUID
     meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = uid(0, "implementation")
+    meta.ImplementationClassUID = UID(uid(0, "implementation"))
     meta.ImplementationVersionName = "PSEUDOMRI_PHANTOM"
     ds.file_meta = meta
     return ds

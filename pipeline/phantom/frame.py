@@ -155,7 +155,8 @@ class Frame:
         front, up = -dy * cos - dz * sin, -dy * sin + dz * cos
         side = x - np.float32(posture.lateral_mm[0])
         c, s = np.float32(np.cos(posture.head_rotation)), np.float32(np.sin(posture.head_rotation))
-        return (front + 14) * c - side * s - 14, up, side * c + (front + 14) * s
+        turned = ((front + 14) * c - side * s - 14, up, side * c + (front + 14) * s)
+        return turned[0].astype(np.float32), turned[1], turned[2].astype(np.float32)
 
 
 def _curve(posture: Posture) -> Float64:

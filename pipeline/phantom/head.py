@@ -111,4 +111,5 @@ class Head:
             (1 - side) * 60,
             self.center[1] + 20 - at.up,
         )
-        return np.maximum(scalp, face)
+        out: Array = np.maximum(scalp, face)
+        return out

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.phantom.airway import Airway
 from pipeline.phantom.canvas import Canvas, Region, ellipsoid, inside_all, slab
 from pipeline.phantom.frame import Coordinates
 from pipeline.phantom.noise import Array, Field, Profile
@@ -26,11 +27,7 @@ class Neck:
         suboccipital: Amount of fat between the short neck muscles, 0..1.
         marbling: Fat inside the muscles, 0..1.
         prevertebral: Soft tissue before the column.
-        airway: Its depth; gap: how far its back wall stays off the prevertebral tissue;
-            airway_side: half its width; drift: to one side at the bottom.
-        hyoid: Along the spine, distance before the airway.
-        epiglottis: Lean and length.
-        gullet: Half width, gas in it.
+        airway: Pharynx to trachea.
         thyroid: Enlargement, along the spine, asymmetry.
         carotid: Lateral, normal, radius of artery and vein.
         strands: Extra vessels as (normal, lateral, wave length, phase, radius).
@@ -49,13 +46,7 @@ class Neck:
     suboccipital: float
     marbling: float
     prevertebral: Profile
-    airway: Profile
-    gap: Profile
-    airway_side: Profile
-    drift: float
-    hyoid: tuple[float, float]
-    epiglottis: tuple[float, float]
-    gullet: tuple[float, bool]
+    airway: Airway
     thyroid: tuple[float, float, float]
     carotid: tuple[float, float, float, float]
     strands: tuple[tuple[float, float, float, float, float], ...]
@@ -73,9 +64,9 @@ class Neck:
         knots = np.array([-60, -30, 0, 30, 70, 110, 150, 230, 320]) * size
         back = np.array([70, 68, 62, 56, 58, 66, 68, 66, 66]) * size * stout + fat - 6
         front = np.array([60, 50, 40, 42, u(38, 62), u(40, 60), u(42, 60), 62, 78])
-        throat = _draw_airway(rng, size)
+        airway = Airway.draw(rng, size)
         prevertebral = _prevertebral(rng, size)
-        inner = [16.5 * size + prevertebral.at(k) + throat["airway"].at(k) for k in knots]
+        inner = [16.5 * size + prevertebral.at(k) + airway.depth.at(k) for k in knots]
         # room for strap muscles, thyroid and skin before the airway
         least = np.where(
             knots > 60 * size, np.array(inner) + u(7, 14) + u(0, 16) * u(0, 1) + 0.4 * fat, 0
@@ -101,7 +92,7 @@ class Neck:
             suboccipital=u(0.2, 1.0),
             marbling=float(rng.beta(1, 2.5)),
             prevertebral=prevertebral,
-            **throat,
+            airway=airway,
             thyroid=(goitre, u(100, 122) * size, u(0.7, 1.4)),
             carotid=(u(20, 27) * size, u(6, 16), u(2.6, 3.6), u(3.2, 6.5)),
             strands=tuple(
@@ -124,7 +115,8 @@ class Neck:
         n = (at.normal - (front - back) / 2) / half
         x = at.lateral / self.half_side(at.along)
         ring = (np.abs(n) ** 2.5 + np.abs(x) ** 2.5) ** np.float32(0.4)
-        return ((1 - ring) * half).astype(np.float32)
+        out: Array = ((1 - ring) * half).astype(np.float32)
+        return out
 
 
 def _prevertebral(rng: np.random.Generator, size: float) -> Profile:
@@ -133,27 +125,6 @@ def _prevertebral(rng: np.random.Generator, size: float) -> Profile:
     thin, low = u(2.8, 5.0), u(11, 17)
     knots = np.array([-40, -20, -5, 25, 60, 78, 98, 115, 150, 320]) * size
     return Profile(knots, [20, 11, 6, thin, thin + u(0, 1), u(5, 8), low, low + 1, u(13, 18), 15])
-
-
-def _draw_airway(rng: np.random.Generator, size: float) -> dict[str, object]:
-    u = rng.uniform
-    knots = np.array([-22, -14, 0, 25, 48, 62, 72, 80, 88, 98, 112, 320]) * size
-    depth = [6, 14, u(7, 16), u(4, 15), u(4, 16), u(6, 18), u(5, 13), u(3, 9), u(8, 16)]
-    depth += [u(13, 18), u(14, 19), u(14, 18)]
-    return {
-        "airway": Profile(knots, np.array(depth) * size),
-        "gap": Profile(
-            np.array([0, 55, 80, 105, 300]) * size, [0, u(0, 2), u(1, 6), u(0, 3), u(-1, 3)]
-        ),
-        "airway_side": Profile(
-            np.array([-20, 0, 40, 62, 80, 95, 300]) * size,
-            np.array([13, u(10, 15), u(9, 16), u(10, 15), u(3.5, 8), 9, 9]) * size,
-        ),
-        "drift": u(-3, 3) + (u(-8, 8) if rng.random() < 0.25 else 0),
-        "hyoid": (u(60, 74) * size, u(5, 11)),
-        "epiglottis": (u(0.15, 0.45), u(15, 24)),
-        "gullet": (u(6, 9), bool(rng.random() < 0.35)),
-    }
 
 
 def paint_soft_tissue(canvas: Canvas, neck: Neck, skin_depth: Array) -> None:

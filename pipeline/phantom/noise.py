@@ -27,9 +27,9 @@ def _lattice() -> Float32:
     rng = np.random.default_rng(20240117)
     nodes = rng.standard_normal((LATTICE_NODES,) * 3, dtype=np.float32)
     nodes = gaussian_filter(nodes, NODES_PER_CORRELATION / 2.0, mode="wrap")
-    nodes = (nodes - nodes.mean()) / nodes.std()
-    nodes.setflags(write=False)
-    return nodes
+    out: Float32 = (nodes - nodes.mean()) / nodes.std()
+    out.setflags(write=False)
+    return out
 
 
 class Field:
@@ -94,7 +94,8 @@ class Profile:
         low = node.astype(np.int32)
         fraction = node - low
         table = self._table
-        return (table[low] * (1 - fraction) + table[low + 1] * fraction).astype(np.float32)
+        out: Float32 = (table[low] * (1 - fraction) + table[low + 1] * fraction).astype(np.float32)
+        return out
 
     def at(self, position: float) -> float:
         """The value at one position."""

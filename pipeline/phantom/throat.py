@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.phantom.canvas import Canvas, Region, capsule, ellipsoid, inside_all, slab
 from pipeline.phantom.injuries import Finding, Injuries
@@ -25,7 +26,7 @@ def paint_throat(canvas: Canvas, neck: Neck, spine: Spine, injuries: Injuries) -
     _paint_great_vessels(box, neck, before)
     near = np.abs(box.x) < 40
     part, ahead, medium = box.where(near), before.take(near), medium[near]
-    drift = neck.drift * np.clip((part.s - 70) / 50, 0, 1)
+    drift = neck.airway.drift * np.clip((part.s - 70) / 50, 0, 1)
     x = (part.x - drift).astype(np.float32)
     _paint_thyroid(part, neck, ahead, x, medium)
     _paint_airway(part, neck, ahead, x, medium)
@@ -54,7 +55,7 @@ class _Ahead:
     soft: Array
     swollen: Array
 
-    def take(self, keep: object) -> _Ahead:
+    def take(self, keep: NDArray[np.bool_]) -> _Ahead:
         return _Ahead(self.ahead[keep], self.soft[keep], self.swollen[keep])
 
 
@@ -136,7 +137,7 @@ def _paint_thyroid(part: Region, neck: Neck, before: _Ahead, x: Array, medium: A
             )
             hu = float(part.canvas.palette.hu[Tissue.THYROID]) - 40
             part.paint(Tissue.THYROID, nodule, hu=hu, t2=0.6, stir=0.62)
-    front = before.soft + neck.gap(part.s) + neck.airway(part.s) + 2 + 1.5 * large
+    front = before.soft + neck.airway.gap(part.s) + neck.airway.depth(part.s) + 2 + 1.5 * large
     isthmus = ellipsoid(
         (before.ahead - front, 2.2 * large), (x, 15.0), (part.s - along - 2, 7.0 * large)
     )
@@ -145,8 +146,8 @@ def _paint_thyroid(part: Region, neck: Neck, before: _Ahead, x: Array, medium: A
 
 def _paint_airway(part: Region, neck: Neck, before: _Ahead, x: Array, medium: Array) -> None:
     size = neck.size
-    depth, side = neck.airway(part.s), neck.airway_side(part.s)
-    wall = before.soft + neck.gap(part.s)
+    depth, side = neck.airway.depth(part.s), neck.airway.half_side(part.s)
+    wall = before.soft + neck.airway.gap(part.s)
     middle = wall + depth / 2
     soft_edge = 0.10 * medium * np.clip((85 * size - part.s) / 20, 0, 1)
     ring = np.hypot((before.ahead - middle) / (depth / 2), x / side) + soft_edge
@@ -191,7 +192,7 @@ def _paint_larynx(
         slab(tube + 2.6, 1.4), 99 * size - part.s, part.s - 91 * size - 0.25 * (before.ahead - wall)
     )
     part.paint(Tissue.CARTILAGE, cricoid)
-    along, ahead = neck.hyoid
+    along, ahead = neck.airway.hyoid
     body = capsule(
         (part.s, before.ahead - wall - depth + 0.030 * side**2, np.maximum(side - 16, 0)),
         (along, ahead, 0.0),
@@ -200,7 +201,7 @@ def _paint_larynx(
     )
     part.paint(Tissue.CORTEX, body, hu=600.0)
     part.paint(Tissue.MARROW, body - 1.4)
-    lean, long = neck.epiglottis
+    lean, long = neck.airway.epiglottis
     bottom = 76 * size
     leaf = before.ahead - wall - 0.85 * depth + lean * (bottom - part.s)
     leaf = leaf + 0.02 * side**2
@@ -210,7 +211,7 @@ def _paint_larynx(
 
 
 def _paint_gullet(part: Region, neck: Neck, before: _Ahead, x: Array) -> None:
-    half, has_gas = neck.gullet
+    half, has_gas = neck.airway.gullet
     center, radius = 0.52 * before.soft + 0.4 * before.swollen, np.maximum(0.30 * before.soft, 1.5)
     ring = np.hypot((before.ahead - center) / radius, (x + 2) / half)
     gullet = inside_all(((1 - ring) * radius).astype(np.float32), part.s - 96 * neck.size)

@@ -175,7 +175,15 @@ class Palette:
         hu[Tissue.HAEMATOMA] = hu[Tissue.MUSCLE] + rng.normal(5, 5)
         hu[Tissue.MARROW_OEDEMA] = hu[Tissue.MARROW] + rng.uniform(-20, 50)
         hu[Tissue.CORTEX] = max(hu[Tissue.CORTEX], 2.2 * hu[Tissue.MARROW] + 100)
-        return cls(*(_f32(a) for a in (hu, texture, t2, stir, mr_texture)), enhanced, gap)
+        return cls(
+            hu=_f32(hu),
+            hu_texture=_f32(texture),
+            t2=_f32(t2),
+            stir=_f32(stir),
+            mr_texture=_f32(mr_texture),
+            is_enhanced=enhanced,
+            cord_csf_gap_hu=gap,
+        )
 
 
 def _f32(values: np.ndarray) -> Float32:

@@ -135,16 +135,11 @@ def _paint_body(
     half = (level.bottom - level.top) / 2
     at = (box.s + level.end_tilt * (box.n - 8) - level.middle) / half
     flare = 1 - level.waist * (1 - np.clip(at**2, 0, 1))
-    flare += (
-        level.spur
-        / (level.depth / 2)
-        * np.clip(np.abs(at) - 0.5, 0, 0.6) ** 1.5
-        * 2.0
-        * (np.where(front > 0, 1.0, 0.35))
-    )
+    spur = level.spur / (level.depth / 2) * np.clip(np.abs(at) - 0.5, 0, 0.6) ** 1.5
+    flare += spur * 2.0 * np.where(front > 0, 1.0, 0.35)
     mean_radius = (level.depth + level.width) / 4
-    edge = (1 - radius / flare) * mean_radius
-    edge, below_top = _collapse(injuries, number, level, box, front, at, edge, below_top)
+    wall = (1 - radius / flare) * mean_radius
+    edge, below_top = _collapse(injuries, number, level, box, front, at, wall, below_top)
     inside = inside_all(below_top, above_bottom, edge)
     rim = spine.cortex_mm * (1 + 0.5 * level.wear * (np.abs(at) > 0.6)).astype(np.float32)
     marrow_hu = canvas.palette.hu[Tissue.MARROW] * (1.0 + 0.05 * np.sin(3.0 * number))
