@@ -25,6 +25,7 @@ from node.summary import Pixels
 _PIXEL_DATA: Final = 0x7FE00010
 # Float, double float and integer pixel data (PS3.3 C.7.6.24, C.7.6.25, C.7.6.3).
 _PIXEL_DATA_TAGS: Final = frozenset({0x7FE00008, 0x7FE00009, _PIXEL_DATA})
+_UIDS: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 _SEQUENCE_DELIMITER: Final = b"\xfe\xff\xdd\xe0"
@@ -84,7 +85,8 @@ def read_header(content: bytes, transfer_syntax_uid: str) -> Header:
         )
     except Exception as error:
         raise Unreadable(f"no data set in {syntax.name} ({type(error).__name__})") from None
-    if not dataset:
+    if not any(keyword in dataset for keyword in _UIDS):
+        # Any bytes make elements of some kind; without a single UID they are no composite instance.
         raise Unreadable(f"no data set in {syntax.name}")
     if found:
         pixels = _look_at_pixels(body, *found[0], dataset, syntax)
