@@ -1,24 +1,42 @@
 """The procedural cervical spine: the demo patient, the truth of the tests, the only teacher.
 
-`patient` draws one neck from a seed, `render` evaluates it on any grid, `training_pair` gives the
-model's stack of CT, T2, STIR and labels.
+`patient` draws one neck from a seed; `render` evaluates it on any grid; `training_pair` gives the
+model's stack of CT, T2, STIR and labels; `ct_series` scans it axially; `pipeline.phantom.dicom`
+writes it as a study. `pipeline.phantom.landmarks` knows where things truly are.
 """
 
-from pipeline.phantom.acquisition import TrainingPair, stack_grid, training_pair
-from pipeline.phantom.injuries import Finding
-from pipeline.phantom.patient import Patient, Variation, patient
+from pipeline.phantom.acquisition import (
+    Region,
+    TrainingPair,
+    axial_grid,
+    ct_series,
+    stack_grid,
+    training_pair,
+    truth,
+)
+from pipeline.phantom.injuries import CT_VISIBLE, LEVELS, Finding, Injury
+from pipeline.phantom.person import Patient, Variation, patient
 from pipeline.phantom.render import Rendered, render
 from pipeline.phantom.tissues import Tissue
+from pipeline.phantom.variants import Variant
 
 __all__ = [
+    "CT_VISIBLE",
+    "LEVELS",
     "Finding",
+    "Injury",
     "Patient",
+    "Region",
     "Rendered",
     "Tissue",
     "TrainingPair",
+    "Variant",
     "Variation",
+    "axial_grid",
+    "ct_series",
     "patient",
     "render",
     "stack_grid",
     "training_pair",
+    "truth",
 ]

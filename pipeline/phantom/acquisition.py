@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from pipeline.geometry import Float32, Float64, Grid, Volume
 from pipeline.phantom.identity import frame_of_reference_uid
 from pipeline.phantom.lumbar import render_lumbar
-from pipeline.phantom.patient import Patient, Stream, patient, stream
+from pipeline.phantom.person import Patient, Stream, patient, stream
 from pipeline.phantom.render import Rendered, render
 
 STACK_SHAPE = (15, 256, 256)

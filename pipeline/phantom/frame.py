@@ -109,6 +109,19 @@ class Frame:
         _, y, z, tilt = (np.interp(along, self._curve[0], row) for row in self._curve)
         return float(y - normal * np.cos(tilt)), float(z - normal * np.sin(tilt))
 
+    def position_mm(self, along: float, normal: float = 0.0, lateral: float = 0.0) -> Float64:
+        """The point of patient space with these coordinates, LPS ``(3,)``: `locate` inverted."""
+        y, z = self.point_mm(along, normal)
+        position = np.array([lateral, y, z])
+        tilt = float(np.interp(along, self._curve[0], self._curve[3]))
+        sin, cos = np.sin(tilt), np.cos(tilt)
+        # the map is nearly a rotation, so walking the remaining error back converges at once
+        for _ in range(8):
+            at = self.locate(*(np.array([v], dtype=np.float32) for v in position))
+            ds, dn = along - float(at.along[0]), normal - float(at.normal[0])
+            position += (lateral - float(at.lateral[0]), ds * sin - dn * cos, -ds * cos - dn * sin)
+        return position
+
     def head_point(self, along: float, normal: float) -> tuple[float, float]:
         """Front and up, in the head's frame, of a point of the spine's midline plane."""
         moved = normal + self.step_mm * (along < self.step_along_mm)

@@ -16,7 +16,7 @@ from pipeline.phantom.craniovertebral import paint_craniovertebral
 from pipeline.phantom.face import paint_face
 from pipeline.phantom.frame import Coordinates
 from pipeline.phantom.neck import paint_soft_tissue
-from pipeline.phantom.patient import Patient
+from pipeline.phantom.person import Patient
 from pipeline.phantom.skull import paint_skull
 from pipeline.phantom.thorax import paint_thorax
 from pipeline.phantom.throat import paint_throat

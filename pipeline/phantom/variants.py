@@ -12,8 +12,8 @@ from pydicom.uid import MRImageStorage
 
 from pipeline.geometry import Grid, Volume
 from pipeline.phantom.acquisition import Region, ct_series
-from pipeline.phantom.dicom import ACQUIRED, ct_datasets, save
-from pipeline.phantom.patient import Patient
+from pipeline.phantom.instances import ACQUIRED, ct_datasets, save
+from pipeline.phantom.person import Patient
 
 MISSING_BLOCK = 5
 """Slices taken out of the middle of an incomplete series."""
@@ -102,6 +102,7 @@ def _spoil(ds: Dataset, variant: Variant) -> None:
         ds.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
         ds.SeriesNumber = 1
         ds.SeriesDescription = "SCOUT PHANTOM"
+        del ds.RescaleType
     elif variant is Variant.LUMBAR:
         ds.BodyPartExamined, ds.SeriesDescription = "LSPINE", "LUMBAR SOFT PHANTOM"
     elif variant is Variant.CHEST:
