@@ -82,7 +82,8 @@ class Grid:
     @property
     def directions(self) -> Float64:
         """Unit step vectors, ``(3, 3)``, row *i* for index axis *i*."""
-        return self.steps_mm / np.linalg.norm(self.steps_mm, axis=1, keepdims=True)
+        unit: Float64 = self.steps_mm / np.linalg.norm(self.steps_mm, axis=1, keepdims=True)
+        return unit
 
     @property
     def image_orientation(self) -> Float64:
@@ -97,13 +98,14 @@ class Grid:
     def slice_normal(self) -> Float64:
         """Unit normal of the slices: row direction x column direction of `image_orientation`."""
         normal = np.cross(self.directions[2], self.directions[1])
-        return normal / np.linalg.norm(normal)
+        unit: Float64 = normal / np.linalg.norm(normal)
+        return unit
 
     @property
     def is_sheared(self) -> bool:
         """Whether the slice step leaves the slice normal by over 0.1 degree (gantry tilt)."""
         cosine = abs(float(self.directions[0] @ self.slice_normal))
-        return cosine < np.cos(np.deg2rad(0.1))
+        return cosine < float(np.cos(np.deg2rad(0.1)))
 
     def image_position(self, slice_index: int) -> Float64:
         """Image Position (Patient) (0020,0032) of a slice: its voxel ``(row 0, column 0)``."""
