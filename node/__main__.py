@@ -52,6 +52,21 @@ class _Traceback:
 
 
 @app.command()
+def demo(
+    ct_folder: Annotated[
+        Path | None,
+        typer.Argument(help="DICOM of a CT of yours; a phantom patient when left out."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the result goes.")] = Path("demo-result"),
+    as_json: JsonOption = False,
+) -> None:
+    """The whole journey on this machine, on loopback, with a picture at the end."""
+    from node.commands import showing
+
+    showing.demo(ct_folder, out, as_json)
+
+
+@app.command()
 def serve(
     config: ConfigOption = None,
     role: Annotated[

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from pynetdicom.association import Association
 from config.settings import DeliverySettings
 from node.errors import Refuse, Retry
 from node.ledger.entries import Destination
-from node.status import SUCCESS
+from node.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS
 
 # pynetdicom would log the data sets of queries, which name patients.
 pynetdicom_config.LOG_REQUEST_IDENTIFIERS = False
@@ -117,24 +117,23 @@ def send(
         timeout_s: Longest wait for the connection, the association and each answer.
 
     Yields:
-        One answer an instance, in order.
+        One answer an instance, in order; 0x0122 for one whose SOP class or transfer syntax the
+        peer did not accept, though it accepted others.
 
     Raises:
         Unreachable: When there is no association or it breaks; what was yielded stays valid.
-        Rejected: When the peer rejects us for good or accepts no context for an instance.
+        Rejected: When the peer rejects us for good or accepts no context at all.
     """
     if not instances:
         return
     assoc = _associate(_contexts(instances), destination, calling_ae, timeout_s)
     try:
-        _check_contexts(assoc, instances, destination)
+        accepted = {(cx.abstract_syntax, cx.transfer_syntax[0]) for cx in assoc.accepted_contexts}
         for message_id, instance in enumerate(instances, start=1):
-            yield Answer(
-                instance.sop_instance_uid, _store(assoc, instance, message_id, destination)
-            )
-    except GeneratorExit:
-        assoc.abort()
-        raise
+            status = SOP_CLASS_NOT_SUPPORTED
+            if _is_usable(instance, accepted):
+                status = _store(assoc, instance, message_id, destination)
+            yield Answer(instance.sop_instance_uid, status)
     finally:
         if assoc.is_established:
             assoc.release()
@@ -229,18 +228,11 @@ def _contexts(instances: Iterable[OutgoingInstance]) -> list[tuple[UID, UID]]:
     return list(wanted)
 
 
-def _check_contexts(
-    assoc: Association, instances: Iterable[OutgoingInstance], destination: Destination
-) -> None:
-    accepted = {(cx.abstract_syntax, cx.transfer_syntax[0]) for cx in assoc.accepted_contexts}
-    for instance in instances:
-        own = UID(instance.transfer_syntax_uid)
-        usable = NATIVE_SYNTAXES if own in NATIVE_SYNTAXES else (own,)
-        if not any((instance.sop_class_uid, syntax) in accepted for syntax in usable):
-            raise Rejected(
-                f"{_named(destination)} accepts no presentation context for"
-                f" {UID(instance.sop_class_uid).name} in {own.name}"
-            )
+def _is_usable(instance: OutgoingInstance, accepted: Collection[tuple[Any, Any]]) -> bool:
+    """Whether an accepted context takes the instance, converted between the native syntaxes."""
+    own = UID(instance.transfer_syntax_uid)
+    syntaxes = NATIVE_SYNTAXES if own in NATIVE_SYNTAXES else (own,)
+    return any((instance.sop_class_uid, syntax) in accepted for syntax in syntaxes)
 
 
 def _switch_off_nagle(event: evt.Event) -> None:

@@ -35,6 +35,8 @@ def configure(settings: LoggingSettings, role: str) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            # Not a context variable: those do not follow into threads.
+            lambda _logger, _method, event: {"role": role, **event},
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             renderer,
@@ -43,7 +45,6 @@ def configure(settings: LoggingSettings, role: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    structlog.contextvars.bind_contextvars(role=role)
     for name in ("pynetdicom", "pydicom"):
         library = logging.getLogger(name)
         library.handlers = [logging.NullHandler()]

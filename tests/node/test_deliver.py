@@ -134,9 +134,12 @@ def test_a_compressed_instance_needs_its_own_syntax(instances: list[OutgoingInst
     compressed = OutgoingInstance(
         SecondaryCaptureImageStorage, "2.25.1", JPEGLSLossless, instances[0].path
     )
-    with ScriptedPeer() as peer, pytest.raises(Rejected, match="JPEG-LS"):
-        list(send([instances[1], compressed], at(peer), "US", 5))
-    assert peer.heard == []
+    with ScriptedPeer() as peer:
+        answers = list(send([compressed, instances[1]], at(peer), "US", 5))
+    assert [answer.status for answer in answers] == [0x0122, 0x0000]
+    assert len(peer.heard) == 1
+    with ScriptedPeer() as peer, pytest.raises(Rejected, match="accepts no presentation context"):
+        list(send([compressed], at(peer), "US", 5))
 
 
 def test_nothing_to_send_opens_no_association() -> None:
