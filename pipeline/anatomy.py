@@ -38,29 +38,35 @@ from pipeline.levels import (
     Level,
     LevelChain,
     find_levels,
-    front_wall,
 )
 from pipeline.slices import check_resolution
-from pipeline.straighten import ARC_STEP_MM, StraightSpine, straighten
+from pipeline.straighten import ARC_STEP_MM, StraightSpine, straighten, wall_distance
 from pipeline.symmetry import MidsagittalPlane, find_plane
 
 # Muscle and brain: 30 to 70 HU, a little more with contrast. Raw units or a density map miss it.
 SOFT_TISSUE_HU = (15.0, 100.0)
+# The airway and what is around the patient; unscaled values have no air.
+AIR_PERCENTILE = 0.5
+HIGHEST_AIR_HU = -400.0
 # C2 to C5; a head CT ends before.
 SHORTEST_CANAL_MM = 70.0
 # Foramen magnum to T1 of a small adult.
 SHORTEST_BELOW_SKULL_MM = 112.0
-# From a stenotic canal to the widest of a tall man, bone to bone.
+# From a stenotic (front to back) or upper thoracic (side to side) canal to that of a tall man.
 RING_AP_MM = (9.0, 24.0)
-RING_LR_MM = (14.0, 38.0)
-# Vertebral bodies fill half of the space in front of the canal, laminae less of that behind it.
-BODY_SHARE = 0.5
-BEHIND_OF_BODY_SHARE = 0.5
+RING_LR_MM = (12.0, 38.0)
+# Porous bodies fill a quarter of the space in front of the canal, firm ones three quarters; the
+# arches leave more room behind it. A flipped neck has nothing in front.
+BODY_HU = 150.0
+BODY_SHARE = 0.25
+BEHIND_OF_BODY_SHARE = 0.7
 # Correlation of the bones with their mirror image; random bone gives under 0.3.
 LOWEST_SYMMETRY = 0.5
-# Above the canal's cranial end: to the clivus. Below the foramen magnum: to T4.
+# From the clivus, above the foramen magnum, to T4.
 STRAIGHT_ABOVE_MM = 25.0
 STRAIGHT_BELOW_MM = 200.0
+# Two standard deviations of either; half a vertebra.
+ANCHOR_AGREEMENT_MM = 10.0
 # C2/3 to C7/T1 of adults; outside, the names are doubtful.
 CERVICAL_MM = (55.0, 108.0)
 
@@ -126,12 +132,12 @@ def find_anatomy(volume: Volume) -> Anatomy:
     curve = _canal(search, measured)
     plane, measured["symmetry"] = find_plane(search, curve)
     measured["yaw_deg"], measured["roll_deg"] = plane.yaw_deg, plane.roll_deg
-    curve = SpinalCurve.through(curve.point_mm, 1.0, 0.0, plane.normal)
+    curve = SpinalCurve.through(curve.point_mm, 1.0, float(curve.arc_mm[0]), plane.normal)
     _check_ring(search, curve, measured)
     cranial_mm = _cranial_opening(search, curve, measured)
     spine = _straight(volume, curve, plane, cranial_mm)
-    wall_mm = front_wall(spine)
-    _check_bodies(spine, wall_mm, measured)
+    wall_mm = wall_distance(spine, 1)
+    _check_bodies(spine, measured)
     _check_symmetry(measured)
     upper, source = _upper_anchor(spine, wall_mm, cranial_mm, measured)
     coverage = _coverage(curve, upper, source, measured)
@@ -140,9 +146,10 @@ def find_anatomy(volume: Volume) -> Anatomy:
     widths = measure_widths(volume, search, curve, chain.levels)
     for count, score in chain.scores.items():
         measured[f"chain_score_{count}_gaps"] = score
-    confirmed, warnings = _warnings(chain, widths)
+    confirmed, warnings = _warnings(chain, widths, _anchors_disagree(measured))
     return Anatomy(
-        centerline_mm=curve.point_mm,
+        # Above the foramen magnum, or above the canal that was found, there is no canal.
+        centerline_mm=curve.between(min(0.0, cranial_mm or 0.0), np.inf).point_mm,
         plane=plane,
         levels=chain.levels,
         levels_confirmed=confirmed,
@@ -155,17 +162,20 @@ def find_anatomy(volume: Volume) -> Anatomy:
 
 
 def _check_hu_scale(search: Volume, measured: dict[str, float]) -> None:
-    """The commonest value between fat and bone must be that of soft tissue."""
+    """The commonest value between fat and bone must be that of soft tissue, and there is air."""
+    lowest = float(np.percentile(search.values, AIR_PERCENTILE))
     inside = search.values[(search.values > -50) & (search.values < 250)]
     counts, edges = np.histogram(inside, bins=60, range=(-50, 250))
     smoothed = ndimage.gaussian_filter1d(counts.astype(np.float64), 1.0)
     mode = float(edges[smoothed.argmax()]) + 2.5 if inside.size else float("nan")
-    measured["soft_tissue_hu"] = mode
-    if not SOFT_TISSUE_HU[0] <= mode <= SOFT_TISSUE_HU[1]:
+    measured["soft_tissue_hu"], measured["lowest_hu"] = mode, lowest
+    is_scaled = SOFT_TISSUE_HU[0] <= mode <= SOFT_TISSUE_HU[1] and lowest < HIGHEST_AIR_HU
+    if not is_scaled:
         raise Declined(
             "hu.scale",
-            found=f"soft tissue at {mode:.0f} HU",
-            expected=f"{SOFT_TISSUE_HU[0]:g} to {SOFT_TISSUE_HU[1]:g} HU",
+            found=f"soft tissue at {mode:.0f} HU, the lowest values at {lowest:.0f} HU",
+            expected=f"{SOFT_TISSUE_HU[0]:g} to {SOFT_TISSUE_HU[1]:g} HU, and air below "
+            f"{HIGHEST_AIR_HU:g} HU",
             remedy="Check the rescale of the series; send the conventional reconstruction.",
         )
 
@@ -183,13 +193,14 @@ def _canal(search: Volume, measured: dict[str, float]) -> SpinalCurve:
         )
     measured["canal_score"] = path.mean_score
     curve = center_on_ring(search, path)
-    measured["canal_mm"] = curve.length_mm
+    measured["canal_mm"] = float(curve.arc_mm[-1])
     return curve
 
 
 def _check_ring(search: Volume, curve: SpinalCurve, measured: dict[str, float]) -> None:
     """Median bony diameters of the canal below the atlas."""
-    radii = ring_radii(search, curve)[20:]  # the atlas is wider than any canal below it
+    # The atlas is wider than any canal below it, the thoracic canal narrower.
+    radii = ring_radii(search, curve.between(20.0, 110.0))
     quarter = RING_RAYS // 4
 
     def wall(ray: int) -> Float64:
@@ -206,7 +217,7 @@ def _check_ring(search: Volume, curve: SpinalCurve, measured: dict[str, float]) 
         if not limits[0] <= value <= limits[1]:
             raise Declined(
                 "canal.ring",
-                found=f"a canal {value:.0f} mm wide {name}",
+                found=f"a canal {value:.1f} mm wide {name}",
                 expected=f"{limits[0]:g} to {limits[1]:g} mm",
                 remedy="Send a CT of the cervical spine in a standard orientation.",
             )
@@ -221,7 +232,7 @@ def _cranial_opening(
         measured["foramen_magnum_mm"] = opening.arc_mm
         measured["cranial_cavity_mm"] = opening.cavity_mm
         return opening.arc_mm
-    upside_down = SpinalCurve.through(curve.point_mm[::-1], 1.0)
+    upside_down = SpinalCurve.through(curve.between(0.0, np.inf).point_mm[::-1], 1.0)
     wrong = find_cranial_opening(search, upside_down)
     if wrong is not None:
         raise Declined(
@@ -236,21 +247,20 @@ def _cranial_opening(
 def _straight(
     volume: Volume, curve: SpinalCurve, plane: MidsagittalPlane, cranial_mm: float | None
 ) -> StraightSpine:
-    end = STRAIGHT_BELOW_MM + (cranial_mm if cranial_mm is not None else 0.0)
-    points = curve.point_mm[curve.arc_mm <= end]
-    upper = SpinalCurve.through(points, 1.0, 0.0, plane.normal).extended_up(STRAIGHT_ABOVE_MM)
-    fine = SpinalCurve.through(upper, ARC_STEP_MM, -STRAIGHT_ABOVE_MM, plane.normal)
-    return straighten(volume, fine)
+    top_mm = 0.0 if cranial_mm is None else cranial_mm
+    start_mm = max(float(curve.arc_mm[0]), top_mm - STRAIGHT_ABOVE_MM)
+    points = curve.between(start_mm, top_mm + STRAIGHT_BELOW_MM).point_mm
+    return straighten(volume, SpinalCurve.through(points, ARC_STEP_MM, start_mm, plane.normal))
 
 
-def _check_bodies(spine: StraightSpine, wall_mm: Float64, measured: dict[str, float]) -> None:
+def _check_bodies(spine: StraightSpine, measured: dict[str, float]) -> None:
     """Bone fills the front of a spine, not the back: catches flips and hip bones."""
     below_atlas = spine.arc_mm > 20
     beside = np.abs(np.abs(spine.right_mm) - 7.0) <= 1.0
-    is_bone = (spine.values[below_atlas][:, :, beside] > 150).mean(axis=2)
+    is_bone = (spine.values[below_atlas][:, :, beside] > BODY_HU).mean(axis=2)
     shares = []
-    for sign in (1, -1):
-        depth = sign * spine.front_mm[None, :] - wall_mm[below_atlas, None]
+    for side in (1, -1):
+        depth = side * spine.front_mm[None, :] - wall_distance(spine, side)[below_atlas, None]
         in_body = (depth >= 5.0) & (depth <= 11.0)
         shares.append(float((is_bone * in_body).sum() / max(1, in_body.sum())))
     measured["bone_in_front"], measured["bone_behind"] = shares
@@ -259,7 +269,8 @@ def _check_bodies(spine: StraightSpine, wall_mm: Float64, measured: dict[str, fl
             "canal.bodies",
             found=f"bone in {shares[0]:.0%} of the space in front of the canal, in {shares[1]:.0%} "
             "behind it",
-            expected=f"at least {BODY_SHARE:.0%} in front, under half as much behind",
+            expected=f"at least {BODY_SHARE:.0%} in front, and behind at most "
+            f"{BEHIND_OF_BODY_SHARE:.0%} of that",
             remedy="Check the orientation in the header; send a CT of the cervical spine.",
         )
 
@@ -278,7 +289,7 @@ def _upper_anchor(
     spine: StraightSpine, wall_mm: Float64, cranial_mm: float | None, measured: dict[str, float]
 ) -> tuple[Anchor, str]:
     """Where C2/3 is expected, and from what."""
-    dens_mm = find_dens(spine, wall_mm)
+    dens_mm = find_dens(spine, wall_mm, cranial_mm)
     if dens_mm is not None:
         measured["dens_mm"] = dens_mm
     from_dens = None if dens_mm is None else dens_mm + DENS_TO_C23_MM[0]
@@ -311,12 +322,12 @@ def _coverage(
             expected=f"at least {SHORTEST_BELOW_SKULL_MM:g} mm, down to T1",
             remedy="Send a CT that covers the whole cervical spine.",
         )
-    return Coverage(curve.length_mm, below_mm, source)
+    return Coverage(measured["canal_mm"], below_mm, source)
 
 
 def _lower_anchor(spine: StraightSpine, upper: Anchor, measured: dict[str, float]) -> Anchor | None:
-    # C7/T1 lies 55 to 108 mm below C2/3.
-    between = (upper.arc_mm + CERVICAL_MM[0], upper.arc_mm + CERVICAL_MM[1] + 2)
+    # C7/T1 lies 55 to 108 mm below C2/3, which may lie 10 mm lower than it is expected.
+    between = (upper.arc_mm + CERVICAL_MM[0], upper.arc_mm + CERVICAL_MM[1] + 15)
     rib_mm = find_first_ribs(spine, between)
     if rib_mm is None:
         return None
@@ -324,10 +335,21 @@ def _lower_anchor(spine: StraightSpine, upper: Anchor, measured: dict[str, float
     return Anchor(rib_mm + RIB_TO_C7T1_MM[0], RIB_TO_C7T1_MM[1])
 
 
-def _warnings(chain: LevelChain, widths: CanalWidths) -> tuple[bool, tuple[str, ...]]:
+def _anchors_disagree(measured: Mapping[str, float]) -> str:
+    """Why skull base and dens cannot both be right; empty when they can, or one is missing."""
+    if "foramen_magnum_mm" not in measured or "dens_mm" not in measured:
+        return ""
+    from_skull = measured["foramen_magnum_mm"] + FORAMEN_TO_C23_MM[0]
+    apart_mm = abs(from_skull - measured["dens_mm"] - DENS_TO_C23_MM[0])
+    if apart_mm <= ANCHOR_AGREEMENT_MM:
+        return ""
+    return f"foramen magnum and dens place C2/3 {apart_mm:.0f} mm apart"
+
+
+def _warnings(chain: LevelChain, widths: CanalWidths, doubt: str) -> tuple[bool, tuple[str, ...]]:
     """Whether the names stand, and what to tell the reader."""
     warnings = []
-    reason = chain.reason
+    reason = chain.reason or doubt
     arcs = {level.name: level.arc_mm for level in chain.levels}
     cervical_mm = arcs["C7/T1"] - arcs["C2/3"]
     if not reason and not CERVICAL_MM[0] <= cervical_mm <= CERVICAL_MM[1]:

@@ -37,11 +37,20 @@ CLEARANCE_MM = 6.0
 WEIGHTS = (0.45, 0.35, 0.20)
 # A voxel scoring this much neither helps nor harms a path.
 NEUTRAL_SCORE = 0.62
-# What a voxel that is not soft tissue costs a path: a few may be crossed, bone may not.
+# A canal has at least this much room around its middle; marrow between cortices often has less.
+LEAST_CLEARANCE_MM = 2.9
+# What a voxel without a score costs a path: soft tissue in a gap of the ring may be crossed. Bone
+# costs more than a vertebra's marrow can earn, or the path would run through bodies or facets.
 OFF_PATH_COST = 0.45
+BONE_COST = 1.5
 # Sideways steps per slice, and the cost of a step of one voxel: the canal bends up to 45 degrees.
 MAXIMUM_SHIFT = 2
 SHIFT_COST = 0.03
+# Canal to the middle of a body is 15 mm; the bends of real and phantom canals reach 9 mm.
+SIDESTEP_HEIGHT_MM = 18.0
+SIDESTEP_MM = 11.0
+# From the top of a path that ends at C3 to the foramen magnum.
+EXTENSION_MM = 40.0
 # Rays of the ring in the plane perpendicular to the curve.
 RING_RAYS = 48
 RING_STEP_MM = 0.5
@@ -83,15 +92,23 @@ def find_path(search: Volume) -> CanalPath | None:
     box = tuple(
         slice(start, int(axis.max()) + 1 + margin) for start, axis in zip(low, hits, strict=True)
     )
-    path = _best_column(score[box])
-    index = path + np.array(low)
+    gain = np.where(score > 0, score - np.float32(NEUTRAL_SCORE), np.float32(-OFF_PATH_COST))
+    gain[search.values > BONE_HU] = -BONE_COST
+    path = _best_column(gain[box])
+    index = _without_sidestep(path) + np.array(low)
     mean_score = float(score[tuple(index.T)].mean())
     return CanalPath(search.grid.to_mm(index[::-1].astype(np.float64)), mean_score)
 
 
 def center_on_ring(search: Volume, path: CanalPath) -> SpinalCurve:
-    """The path smoothed and moved to the middle of the bony ring, at 1 mm steps."""
-    points = smooth(path.point_mm, 3.0)
+    """The path smoothed and moved to the middle of the bony ring, at 1 mm steps.
+
+    Arc length 0 is where the path begins. The atlas and C2 are too open for the path's score, but
+    not for centering, so the curve begins `EXTENSION_MM` above, at a negative arc length; whether
+    that is canal, skull or nothing is for the landmarks to say.
+    """
+    begun = SpinalCurve.through(smooth(path.point_mm, 3.0), 1.0)
+    points = begun.extended_up(EXTENSION_MM)
     for _ in range(2):  # the second pass sees the ring in the planes of the first
         curve = SpinalCurve.through(points, 1.0)
         front_mm, right_mm = _ring_centers(ring_radii(search, curve))
@@ -101,7 +118,7 @@ def center_on_ring(search: Volume, path: CanalPath) -> SpinalCurve:
             for offset in (front_mm, right_mm)
         ]
         points = smooth(curve.moved(*offsets), 4.0)
-    return SpinalCurve.through(points, 1.0)
+    return SpinalCurve.through(points, 1.0, -EXTENSION_MM)
 
 
 def ring_radii(
@@ -155,7 +172,7 @@ def _score(values: Float32, spacing_mm: float) -> Float32:
     across_mm = distance_mm[:half] + distance_mm[half:]
     is_pair = (across_mm >= OPPOSING_MM[0]) & (across_mm <= OPPOSING_MM[1])
     nearest_mm = np.minimum(distance_mm.min(axis=0), CLEARANCE_MM)
-    score[candidates] = (
+    score[candidates] = (nearest_mm >= LEAST_CLEARANCE_MM) * (
         WEIGHTS[0] * is_hit.mean(axis=0)
         + WEIGHTS[1] * is_pair.mean(axis=0)
         + WEIGHTS[2] * nearest_mm / CLEARANCE_MM
@@ -203,17 +220,16 @@ def _ray_distances(
     return distances
 
 
-def _best_column(score: Float32) -> NDArray[np.intp]:
+def _best_column(gain: Float32) -> NDArray[np.intp]:
     """The path of one voxel per slice with the largest sum, ``(n, 3)`` indices, slice ascending.
 
     Dynamic programming over slices; a path may begin and end anywhere, and a bad beginning is
     dropped as soon as starting afresh is better.
     """
-    gain = np.where(score > 0, score - np.float32(NEUTRAL_SCORE), np.float32(-OFF_PATH_COST))
     m = MAXIMUM_SHIFT
     shifts = [(dy, dx) for dy in range(-m, m + 1) for dx in range(-m, m + 1)]
-    slices, rows, columns = score.shape
-    came_from = np.full(score.shape, -1, dtype=np.int8)
+    slices, rows, columns = gain.shape
+    came_from = np.full(gain.shape, -1, dtype=np.int8)
     total = gain[0]
     best_end, best_total = _peak(0, total)
     for z in range(1, slices):
@@ -237,6 +253,26 @@ def _best_column(score: Float32) -> NDArray[np.intp]:
     return np.array(path[::-1], dtype=np.intp)
 
 
+def _without_sidestep(path: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The longest piece of a path without a side step, ``(n, 3)``.
+
+    In porous bone a path may slip through a disc into the marrow of a body. It then moves over
+    between two pieces that run on in parallel; a flexed neck bends, but keeps its direction.
+    """
+    steady = smooth(path.astype(np.float64), 3.0)
+    reach = round(SIDESTEP_HEIGHT_MM / SEARCH_SPACING_MM)
+    moved = steady[reach:, 1:] - steady[:-reach, 1:]
+    if len(moved) <= 2 * reach:
+        return path
+    around = (moved[2 * reach :] + moved[: -2 * reach]) / 2
+    aside_mm = np.linalg.norm(moved[reach:-reach] - around, axis=1) * SEARCH_SPACING_MM
+    if aside_mm.max() < SIDESTEP_MM:
+        return path
+    # The step itself goes too: its direction would lead the extension into the body.
+    cut = int(aside_mm.argmax()) + reach
+    return max(path[:cut], path[cut + reach :], key=len)
+
+
 def _peak(z: int, total: Float32) -> tuple[tuple[int, int, int], float]:
     """Index and value of the largest total of a slice."""
     y, x = np.unravel_index(int(total.argmax()), total.shape)
@@ -258,7 +294,8 @@ def _ring_centers(radii_mm: Float64) -> tuple[Float64, Float64]:
             for ring, ok in zip(radii_mm, is_ring, strict=True)
         ]
     )
-    radii = np.where(is_hit, radii_mm, median[:, None])
+    # A center inside bone has radius 0 all around; a millimeter keeps its centroid defined.
+    radii = np.maximum(np.where(is_hit, radii_mm, median[:, None]), 1.0)
     area = (radii**2).sum(axis=1)
     # The centroid of a thin triangle lies two thirds of the way out.
     front = (2 / 3) * (radii**3 * np.cos(angle)).sum(axis=1) / area

@@ -61,7 +61,7 @@ def measure_widths(
     ap_mm: dict[str, float] = {}
     withheld: dict[str, str] = {}
     for vertebra, arc_mm in mid_vertebrae(levels).items():
-        near = _part(curve, arc_mm, HALF_HEIGHT_MM)
+        near = curve.between(arc_mm - HALF_HEIGHT_MM, arc_mm + HALF_HEIGHT_MM)
         reason = _streaks(search, near)
         width = None if reason else _width(ct, near)
         if width is None:
@@ -79,18 +79,6 @@ def mid_vertebrae(levels: Sequence[Level]) -> dict[str, float]:
         if above in arcs and below in arcs:
             middles[below.split("/")[0]] = (arcs[above] + arcs[below]) / 2
     return middles
-
-
-def _part(curve: SpinalCurve, arc_mm: float, half_mm: float) -> SpinalCurve:
-    """The piece of the curve around an arc length, frames kept."""
-    kept = np.abs(curve.arc_mm - arc_mm) <= half_mm
-    return SpinalCurve(
-        curve.point_mm[kept],
-        curve.arc_mm[kept],
-        curve.down[kept],
-        curve.front[kept],
-        curve.right[kept],
-    )
 
 
 def _width(ct: Volume, near: SpinalCurve) -> float | None:

@@ -72,6 +72,17 @@ class SpinalCurve:
         """Points displaced by ``(n,)`` millimeters to the front and to the right."""
         return self.point_mm + front_mm[:, None] * self.front + right_mm[:, None] * self.right
 
+    def between(self, low_mm: float, high_mm: float) -> SpinalCurve:
+        """The piece between two arc lengths, frames kept; may be empty."""
+        kept = (self.arc_mm >= low_mm) & (self.arc_mm <= high_mm)
+        return SpinalCurve(
+            self.point_mm[kept],
+            self.arc_mm[kept],
+            self.down[kept],
+            self.front[kept],
+            self.right[kept],
+        )
+
     @property
     def length_mm(self) -> float:
         """From the first to the last point along the curve."""

@@ -19,12 +19,14 @@ CRANIAL_HEIGHT_MM = 8.0
 CRANIAL_RAY_MM = 80.0
 # Share of rays that end in bone before air, inside a skull. A field of view may cut a side off.
 CRANIAL_ENCLOSED = 0.8
-# Height above and below the end of the canal in which the foramen magnum is looked for.
-LOOK_UP_MM = 60.0
+# The foramen magnum is looked for from above the curve's beginning to below the path's.
+LOOK_UP_MM = 30.0
 LOOK_DOWN_MM = 60.0
 # The dens begins within this of the canal's cranial end.
 DENS_BELOW_MM = 45.0
 DENS_FREE_MM = 2.5
+# ... and may reach this far into the foramen magnum before it is a basilar invagination.
+DENS_ABOVE_SKULL_MM = 3.0
 # The first rib passes here: lateral to every cervical transverse process (half-width 28 to 35 mm).
 RIB_LATERAL_MM = (33.0, 45.0)
 RIB_FRONT_MM = (-14.0, 20.0)
@@ -52,8 +54,9 @@ def find_cranial_opening(search: Volume, curve: SpinalCurve) -> CranialOpening |
         search: From `pipeline.canal.search_volume`.
         curve: Cranial to caudal at 1 mm; it is continued straight up for `LOOK_UP_MM`.
     """
-    points = curve.extended_up(LOOK_UP_MM)[: int(LOOK_UP_MM + LOOK_DOWN_MM)]
-    upper = SpinalCurve.through(points, 1.0, -LOOK_UP_MM)
+    beginning = curve.between(-np.inf, LOOK_DOWN_MM)
+    start_mm = float(curve.arc_mm[0]) - LOOK_UP_MM
+    upper = SpinalCurve.through(beginning.extended_up(LOOK_UP_MM), 1.0, start_mm)
     profiles = ring_profiles(search, upper, CRANIAL_RAY_MM)
     is_bone, is_air = profiles > BONE_HU, profiles < AIR_HU
     never = profiles.shape[2]
@@ -71,14 +74,16 @@ def find_cranial_opening(search: Volume, curve: SpinalCurve) -> CranialOpening |
     return None
 
 
-def find_dens(spine: StraightSpine, wall_mm: Float64) -> float | None:
-    """Arc length of the first bone in front of the canal, coming from the head.
+def find_dens(spine: StraightSpine, wall_mm: Float64, cranial_mm: float | None) -> float | None:
+    """Arc length of the tip of the dens: the first bone in front of the canal below the skull.
 
-    There must be tissue without bone right above it: bone at the very edge of the CT is no tip.
+    There must be tissue without bone right above it: bone at the very edge of the CT, or bone that
+    goes on from the clivus, is no tip.
 
     Args:
         spine: Straightened, beginning above the canal.
         wall_mm: ``(n,)`` distance of the canal's front wall.
+        cranial_mm: Arc length of the foramen magnum if known; the clivus lies above it.
     """
     step_mm = float(spine.arc_mm[1] - spine.arc_mm[0])
     near = np.abs(spine.right_mm) <= 3.1
@@ -87,14 +92,19 @@ def find_dens(spine: StraightSpine, wall_mm: Float64) -> float | None:
     hu = spine.values[:, :, near].mean(axis=2)
     share = ((hu > BONE_HU) & in_front).sum(axis=1) / in_front.sum(axis=1)
     share = ndimage.gaussian_filter1d(share.astype(np.float64), 1.0 / step_mm)
-    inside = np.where(in_front, hu, np.inf).min(axis=1) > -900
+    is_free = (share < 0.4) & (np.where(in_front, hu, np.inf).min(axis=1) > -900)
+    is_reached = spine.arc_mm <= DENS_BELOW_MM
+    if cranial_mm is not None:
+        is_reached &= spine.arc_mm >= cranial_mm - DENS_ABOVE_SKULL_MM
+    bone = np.nonzero((share > 0.5) & is_reached)[0]
+    # The lower end of the clivus may reach into the range: go on behind it.
+    above_bone = [h for h in bone if not share[h - 1] > 0.5] if cranial_mm is not None else bone[:1]
     fifteen_mm, eight_mm = round(15 / step_mm), round(8 / step_mm)
-    for height in np.nonzero((share > 0.5) & (spine.arc_mm <= DENS_BELOW_MM))[0]:
-        if share[height : height + fifteen_mm].mean() <= 0.5:
-            continue
-        above = slice(max(0, height - eight_mm), height)
-        free_mm = ((share[above] < 0.4) & inside[above]).sum() * step_mm
-        return float(spine.arc_mm[height]) if free_mm >= DENS_FREE_MM else None
+    for height in above_bone:
+        is_long = share[height : height + fifteen_mm].mean() > 0.5
+        free_mm = is_free[max(0, height - eight_mm) : height].sum() * step_mm
+        if is_long and free_mm >= DENS_FREE_MM:
+            return float(spine.arc_mm[height])
     return None
 
 

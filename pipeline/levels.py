@@ -24,13 +24,16 @@ GAP_MM = (15.5, 15.5, 15.5, 15.5, 17.5, 20.0)
 GAPS_TO_T1 = 5
 # Children and tall men; also bounds how far the anchors may stretch the chain.
 GAP_SCALE = (0.7, 1.3)
+# Either anchor may be off by some millimeters: share of their distance tried for the chain.
+ANCHOR_SLACK = np.array([0.85, 0.925, 1.0, 1.075])
 GAP_RANGE_MM = (8.0, 28.0)
 GAP_SIGMA_MM = 2.2
 # C2/3 below the foramen magnum and below the tip of the dens, along the canal, and their spread.
-FORAMEN_TO_C23_MM = (41.0, 5.0)
-DENS_TO_C23_MM = (35.0, 6.0)
+# Dens and body of C2 are 34 to 42 mm high, and the dens stops about 5 mm below the basion.
+FORAMEN_TO_C23_MM = (44.0, 6.0)
+DENS_TO_C23_MM = (38.0, 5.0)
 # C7/T1 above the peak of the first rib.
-RIB_TO_C7T1_MM = (-4.0, 4.0)
+RIB_TO_C7T1_MM = (-5.0, 4.0)
 # Mean disc evidence (in standard deviations) below which no chain is trusted.
 CONFIRM_EVIDENCE = 0.5
 # Another count of gaps must not beat five by more than this.
@@ -114,27 +117,27 @@ def find_levels(
 
     Args:
         spine: Straightened.
-        wall_mm: ``(n,)`` distance of the canal's front wall.
+        wall_mm: ``(n,)`` distance of the canal's front wall (`straighten.wall_distance`).
         upper: Where C2/3 is expected.
         lower: Where C7/T1 is expected, from the first ribs; `None` when they are not seen.
     """
     evidence = disc_evidence(spine, wall_mm)
     arc = spine.arc_mm
-    expected = sum(GAP_MM[:GAPS_TO_T1])
-    total_mm = expected if lower is None else lower.arc_mm - upper.arc_mm
-    scale = float(np.clip(total_mm / expected, *GAP_SCALE))
-    gap_mm = [gap * scale for gap in GAP_MM]
-    # T1/2 is named when the CT reaches well below it.
-    has_next = arc[-1] > upper.arc_mm + sum(gap_mm) + 4
-    count = GAPS_TO_T1 + 1 if has_next else GAPS_TO_T1
-    chain = best_chain(evidence, arc, gap_mm[:count], upper, lower, GAPS_TO_T1)
+    chains = [
+        best_chain(evidence, arc, gap_mm, upper, lower, GAPS_TO_T1)
+        for gap_mm in _candidate_gaps(arc, upper, lower)
+    ]
+    chain = max(chains, key=lambda one: one.mean_score)
     scores = _scores(evidence, arc, upper, lower)
     reason = _doubt(chain, scores, lower)
-    levels = tuple(
+    levels = [
         _level(spine, wall_mm, name, height, float(evidence[height]))
         for name, height in zip(DISC_NAMES, chain.heights, strict=False)
-    )
-    return LevelChain(levels, not reason, scores, reason)
+    ]
+    # Nothing below holds T1/2 in place: it is named only where it shows.
+    if len(levels) > GAPS_TO_T1 + 1 and levels[-1].evidence < CONFIRM_EVIDENCE:
+        levels.pop()
+    return LevelChain(tuple(levels), not reason, scores, reason)
 
 
 def disc_evidence(spine: StraightSpine, wall_mm: Float64) -> Float64:
@@ -146,21 +149,6 @@ def disc_evidence(spine: StraightSpine, wall_mm: Float64) -> Float64:
     disc = _standardized(_disc_contrast(spine, wall_mm, step_mm))
     foramen = _standardized(_foramen_gap(spine, wall_mm, step_mm))
     return DISC_SHARE * disc + FORAMEN_SHARE * foramen
-
-
-def front_wall(spine: StraightSpine) -> Float64:
-    """Distance of the first bone in front of the canal's middle, ``(n,)`` mm, smoothed.
-
-    A median over 20 mm bridges the discs, which are no bone.
-    """
-    step_mm = float(spine.arc_mm[1] - spine.arc_mm[0])
-    near = np.abs(spine.right_mm) <= 3.1
-    ahead = spine.front_mm >= 2.0
-    is_bone = spine.values[:, :, near].mean(axis=2)[:, ahead] > 230
-    distance = np.where(is_bone.any(axis=1), spine.front_mm[ahead][is_bone.argmax(axis=1)], 8.0)
-    # Real canals have their wall 4 to 12 mm in front of their middle.
-    steady = np.clip(ndimage.median_filter(distance, round(20 / step_mm) + 1), 4.0, 12.0)
-    return np.asarray(ndimage.gaussian_filter1d(steady, 4.0 / step_mm))
 
 
 def best_chain(
@@ -199,19 +187,41 @@ def best_chain(
     return Chain(tuple(heights), mean_evidence, float(total.max()) / len(heights))
 
 
+def _candidate_gaps(arc_mm: Float64, upper: Anchor, lower: Anchor | None) -> list[list[float]]:
+    """Gaps to try: scaled to fit both anchors, or for small to tall people when there is one."""
+    shape = np.array(GAP_MM)
+    expected_mm = float(shape[:GAPS_TO_T1].sum())
+    if lower is None:
+        scales = np.linspace(*GAP_SCALE, 7)
+    else:
+        total_mm = lower.arc_mm - upper.arc_mm
+        scales = np.clip(total_mm / expected_mm * ANCHOR_SLACK, *GAP_SCALE)
+    candidates = []
+    for scale in scales:
+        gap_mm = (shape * scale).tolist()
+        # T1/2 is named when the CT reaches well below it.
+        has_next = arc_mm[-1] > upper.arc_mm + sum(gap_mm) + 4
+        candidates.append(gap_mm if has_next else gap_mm[:GAPS_TO_T1])
+    return candidates
+
+
 def _scores(
     evidence: Float64, arc_mm: Float64, upper: Anchor, lower: Anchor | None
 ) -> dict[int, float]:
-    """Mean score with each number of gaps between the anchors, gaps shrunk or stretched to fit."""
+    """Best mean score with each number of gaps between the anchors, gaps stretched to fit."""
     if lower is None:
         return {}
     shape = np.array(GAP_MM[:GAPS_TO_T1])
     scores = {}
     for count in (GAPS_TO_T1 - 1, GAPS_TO_T1, GAPS_TO_T1 + 1):
         relative = np.interp(np.linspace(0, GAPS_TO_T1 - 1, count), np.arange(GAPS_TO_T1), shape)
-        gap_mm = relative * (lower.arc_mm - upper.arc_mm) / relative.sum()
-        chain = best_chain(evidence, arc_mm, gap_mm.tolist(), upper, lower, count)
-        scores[count] = chain.mean_score
+        total_mm = (lower.arc_mm - upper.arc_mm) * ANCHOR_SLACK
+        scores[count] = max(
+            best_chain(
+                evidence, arc_mm, (relative * mm / relative.sum()).tolist(), upper, lower, count
+            ).mean_score
+            for mm in total_mm
+        )
     return scores
 
 

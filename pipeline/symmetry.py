@@ -75,7 +75,7 @@ def find_plane(search: Volume, curve: SpinalCurve) -> tuple[MidsagittalPlane, fl
     Returns:
         The plane, and the correlation, 1 for a perfectly symmetric spine.
     """
-    reach = curve.point_mm[: max(2, int(ARC_MM))]
+    reach = curve.between(0.0, ARC_MM).point_mm
     bone = _bone(search, reach)
     cloud = _cloud(curve)
     own = sample(bone, cloud)
@@ -120,7 +120,7 @@ def _cloud(curve: SpinalCurve) -> Float64:
 
     Laid out along the patient's own axes, not along a plane that is still to be found.
     """
-    points = curve.point_mm[: int(ARC_MM) : int(CLOUD_STEP_MM)]
+    points = curve.between(0.0, ARC_MM).point_mm[:: int(CLOUD_STEP_MM)]
     right = np.arange(-LATERAL_MM, LATERAL_MM + 0.1, CLOUD_STEP_MM)
     front = np.arange(-BEHIND_MM, FRONT_MM + 0.1, CLOUD_STEP_MM)
     offsets = (
