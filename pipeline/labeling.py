@@ -281,10 +281,14 @@ def _draw_note(marked: UInt16, row: int, text: str) -> None:
     """Write a note into the anterior margin of all slices, on black, inside the frame."""
     if not text.isascii() or not text.strip():
         raise ValueError("a side note is short ASCII text")
-    ink = _rendered(text, _NOTE_SIZE)
+    room = MARGIN_COLUMNS - _FRAME - 1
+    sizes = range(_NOTE_SIZE, _SMALLEST_FONT - 1, -1)
+    # C7/T1 is wider than C2/3: it is set a size smaller rather than refused.
+    inks = (_rendered(text, size) for size in sizes)
+    ink = next((ink for ink in inks if ink.shape[1] <= room), None)
+    if ink is None:
+        raise ValueError(f"side note {text!r} is wider than the {room} pixels of the margin")
     height, width = ink.shape
     left, top = _FRAME + 1, row - height // 2
-    if left + width > MARGIN_COLUMNS:
-        raise ValueError(f"side note {text!r} is {width} pixels wide, too wide for the margin")
     marked[:, top - 1 : top + height + 1, _FRAME:MARGIN_COLUMNS] = 0
     marked[:, top : top + height, left : left + width] = ink

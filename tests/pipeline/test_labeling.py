@@ -150,6 +150,12 @@ def test_notes_change_only_the_anterior_margin() -> None:
     assert abs(changed[:, 1].mean() - (100 + MARGIN_ROWS)) < 4
 
 
+@pytest.mark.parametrize("name", ["C2/3", "C6/7", "C7/T1", "T1/2", "T12/L1"])
+def test_every_level_has_room_for_its_name(name: str) -> None:
+    plain, noted = mark(stack(), Contrast.T2), mark(stack(), Contrast.T2, [(100, name)])
+    assert (plain != noted).any()
+
+
 @pytest.mark.parametrize(
     "note", [(256, "C2/3"), (-1, "C2/3"), (5, "頸椎"), (5, ""), (5, "C2/3 disc")]
 )

@@ -1,0 +1,44 @@
+"""Patients to send, and a node that delivers to a real PACS.
+
+A phantom is drawn once a session, on a coarse grid: the journey is what is tested here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from pipeline.phantom import Finding, Variant, patient
+from pipeline.phantom.dicom import write
+
+COARSE_MM = (1.5, 0.9, 0.9)
+
+PhantomFolder = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def neck_ct() -> Path:
+    """The folder of the real neck CT."""
+    root = Path(__file__).resolve().parents[2]
+    folder = Path(os.environ.get("PSEUDOMRI_TEST_DATA") or root.parent / "shared/data") / "neck-ct"
+    if not folder.is_dir():
+        pytest.skip("no neck-ct: set PSEUDOMRI_TEST_DATA to the folder of the reference data")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phantom_ct(tmp_path_factory: pytest.TempPathFactory) -> PhantomFolder:
+    """Draws the CT of a phantom into a folder; the same arguments give the same folder."""
+
+    @cache
+    def draw(seed: int, variant: Variant | None = None) -> Path:
+        folder = tmp_path_factory.mktemp(f"phantom-{seed}-{variant or 'ct'}")
+        person = patient(seed, (Finding.PREVERTEBRAL_HAEMATOMA,))
+        write(person, folder, spacing_mm=COARSE_MM, variant=variant)
+        return folder / "CT"
+
+    return draw
