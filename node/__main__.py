@@ -84,6 +84,61 @@ def serve(
 
 
 @app.command()
+def synthesize(
+    ct_folder: Annotated[Path, typer.Argument(help="DICOM of one CT, searched with subfolders.")],
+    out_folder: Annotated[Path, typer.Argument(help="Made when missing.")],
+    contrast: Annotated[
+        list[str] | None, typer.Option(help="T2 or STIR; give it twice for both (the default).")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the ensemble; follows from the CT when left out.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=0, help="Size of the ensemble; 0 for no spread.")
+    ] = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn the CT in a folder into labelled pseudo-MRI, without the network."""
+    from node.commands import making
+
+    making.synthesize(ct_folder, out_folder, contrast or [], seed, samples, model, device, as_json)
+
+
+@app.command()
+def phantom(
+    out_folder: Annotated[Path, typer.Argument(help="Made when missing.")],
+    seed: Annotated[int, typer.Option(min=0, help="Which patient.")] = 0,
+    finding: Annotated[
+        list[str] | None, typer.Option(help="Exactly these injuries; at random when left out.")
+    ] = None,
+    healthy: Annotated[bool, typer.Option("--healthy", help="No injury.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write CT, true T2 and true STIR of a phantom patient as DICOM, and findings.json."""
+    from node.commands import teaching
+
+    teaching.phantom(out_folder, seed, finding or [], healthy, as_json)
+
+
+@app.command()
+def train(
+    work_folder: Annotated[Path, typer.Argument(help="Of checkpoint, pictures and the model.")],
+    phantom: Annotated[int, typer.Option("--phantom", min=1, help="How many patients.")] = 1000,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Length of the run.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Its length in steps instead.")] = None,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    name: Annotated[str, typer.Option(help="Of the model.")] = "phantom-neck",
+    version: Annotated[str, typer.Option(help="Of the model.")] = "1",
+) -> None:
+    """Train a model on phantom patients; stopped, it goes on when called again."""
+    from node.commands import teaching
+
+    teaching.train(work_folder, phantom, minutes, steps, threads, name, version)
+
+
+@app.command()
 def send(
     folder: Annotated[Path, typer.Argument(help="Of DICOM files, searched with its subfolders.")],
     address: Annotated[str, typer.Argument(metavar="HOST:PORT")],
@@ -173,6 +228,37 @@ def audit_export(config: ConfigOption = None) -> None:
     from node.commands import asking
 
     asking.export(config)
+
+
+@audit_app.command("reproduce")
+def audit_reproduce(
+    uid: Annotated[str, typer.Argument(help="Of an output, its series, the CT, or a job id.")],
+    config: ConfigOption = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a result again from the archived CT and compare every pixel with the record."""
+    from node.commands import making
+
+    making.reproduce(config, uid, model, device, as_json)
+
+
+@bench_app.command("journey")
+def bench_journey(
+    ct_folder: Annotated[
+        Path | None, typer.Option("--ct", help="DICOM of a CT; a phantom when left out.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Keep data and log here; a temporary folder otherwise.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(min=0, help="Size of the ensemble.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Seconds from the last C-STORE response to the last stored result, by stage."""
+    from node.commands import timing
+
+    timing.journey(ct_folder, out, samples, as_json)
 
 
 def main() -> None:

@@ -103,14 +103,14 @@ def run(ct_folder: Path | None, folder: Path, on_sight: Callable[[Sight], None])
     _empty(folder)
     with ThreadPoolExecutor(1) as pool:
         on_sight(Sight("starting the node"))
-        coming = pool.submit(_phantom, folder / "phantom") if ct_folder is None else None
+        coming = pool.submit(phantom_ct, folder / "phantom") if ct_folder is None else None
         with (
             local_destination(folder / "dicom", folder / "pacs.log") as pacs,
-            local_node(folder / "node", [_as_destination(pacs)]) as node,
+            local_node(folder / "node", [as_destination(pacs)]) as node,
         ):
-            ct = _wait(coming, on_sight) if coming else _own(ct_folder or folder)
-            series = _send(ct, node, on_sight)
-            journeys = _watch(node.ledger, series, on_sight)
+            ct = _wait(coming, on_sight) if coming else own_ct(ct_folder or folder)
+            series = send_ct(ct, node, on_sight)
+            journeys = watch(node.ledger, series, on_sight)
             provenance = folder / "provenance.json"
             _write_provenance(node.ledger, journeys, provenance)
     results = tuple(sorted((folder / "dicom").rglob("*.dcm")))
@@ -128,7 +128,7 @@ def _empty(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _phantom(folder: Path) -> CT:
+def phantom_ct(folder: Path) -> CT:
     """A patient with injuries that CT shows."""
     # The phantom is needed by nobody else who imports this module.
     from pipeline.phantom import Finding, patient  # noqa: PLC0415
@@ -147,7 +147,7 @@ def _phantom(folder: Path) -> CT:
     return CT(written.ct, (("T2", written.t2), ("STIR", written.stir)), caption)
 
 
-def _own(folder: Path) -> CT:
+def own_ct(folder: Path) -> CT:
     """The CT instances of a folder of the user's."""
     if not folder.is_dir():
         raise Refuse(f"expected a folder of DICOM files, found none at {folder}")
@@ -171,7 +171,7 @@ def _wait(coming: Future[CT], on_sight: Callable[[Sight], None]) -> CT:
     return coming.result()
 
 
-def _send(ct: CT, node: LocalNode, on_sight: Callable[[Sight], None]) -> dict[str, list[Path]]:
+def send_ct(ct: CT, node: LocalNode, on_sight: Callable[[Sight], None]) -> dict[str, list[Path]]:
     """Store the CT with the node; the files by Series Instance UID."""
     instances: list[OutgoingInstance] = []
     series: dict[str, list[Path]] = {}
@@ -192,7 +192,7 @@ def _send(ct: CT, node: LocalNode, on_sight: Callable[[Sight], None]) -> dict[st
     return series
 
 
-def _watch(
+def watch(
     ledger: Ledger, series: Mapping[str, Sequence[Path]], on_sight: Callable[[Sight], None]
 ) -> dict[str, Journey | None]:
     """Look on until nothing more will happen by itself."""
@@ -233,5 +233,6 @@ def _picture(
     return path
 
 
-def _as_destination(pacs: Service) -> dict[str, Any]:
+def as_destination(pacs: Service) -> dict[str, Any]:
+    """A local destination as the settings of a node name it."""
     return {"name": "pacs", "ae_title": pacs.ae_title, "host": LOOPBACK, "port": pacs.port}

@@ -21,8 +21,9 @@ from node.ledger import Ledger
 from node.logs import describe
 from pipeline.errors import Declined
 
-out = Console()
-err = Console(stderr=True)
+# Messages are for people and for grep: no wrapping, except in tables.
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
 
 
 class Exit(IntEnum):

@@ -1,0 +1,328 @@
+"""`synthesize` and `audit reproduce`: the pipeline without the network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from config.settings import SelectionSettings, Settings, SynthesisSettings
+from node.candidate import SeriesSummary
+from node.clock import to_text, utc_now
+from node.commands.common import Exit, err, open_node, out, print_json, settings_of
+from node.computing import load, real_stages
+from node.errors import Refuse
+from node.intact import intact_instance
+from node.selection import Declined as NotSelected
+from node.selection import Selected, select
+from node.stages import Order, PackagedInstance, Stages
+from node.states import SeriesState
+from node.summary import Pixels, summarize
+from node.workflow import order_of
+from pipeline.contrast import Contrast
+from pipeline.errors import Declined
+from pipeline.provenance import JobIdentity, job_id, seed_of, software_versions
+from pipeline.synthesis import Model
+
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class FolderSeries:
+    """One series found in a folder: SOP Instance UID to file, and the headers."""
+
+    uid: str
+    files: Mapping[str, Path]
+    headers: tuple[Dataset, ...]
+
+
+def synthesize(
+    ct_folder: Path,
+    out_folder: Path,
+    contrasts: Sequence[str],
+    seed: int | None,
+    samples: int | None,
+    model_folder: Path | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """CT files in, labelled instances out, and how they came about beside them."""
+    settings = settings_of(None)
+    wanted = _synthesis_settings(settings, contrasts, samples, model_folder, device)
+    series = _chosen(_series_in(ct_folder), settings.selection, wanted.contrasts)
+    with _progress(as_json) as (say, told):
+        say("loading the model")
+        model = load(wanted)
+        stages = real_stages(model, progress=told)
+        order = _order(series, model, wanted, seed)
+        say("finding the cervical spine")
+        prepared = stages.prepare(list(series.files.values()))
+        say("synthesizing")
+        made = stages.synthesize(prepared, order)
+        say("packaging")
+        headers = [_header(series.files[uid]) for uid in prepared.header_uids]
+        written = _write(stages.package(made, prepared, headers, order), out_folder)
+    record = {
+        "job_id": order.identity.job_id,
+        "series_uid": series.uid,
+        "sources": len(series.files),
+        "seed": order.identity.seed,
+        "samples": wanted.samples,
+        "model": {"name": model.name, "version": model.version, "digest": model.digest},
+        "device": f"{model.device} {model.dtype}",
+        "software": software_versions(),
+        "created_at": order.created_at,
+        "measurements": dict(prepared.measurements),
+        "warnings": list(prepared.warnings),
+        "timings_s": {**prepared.timings_s, **made.timings_s},
+        "outputs": written,
+    }
+    (out_folder / "provenance.json").write_text(json.dumps(record, indent=2) + "\n")
+    if as_json:
+        print_json(record)
+        return
+    for warning in prepared.warnings:
+        err.print(f"[yellow]warning[/yellow] {warning}", highlight=False)
+    out.print(f"{len(written)} instances and provenance.json in {out_folder}", highlight=False)
+
+
+def reproduce(
+    config: Path | None,
+    uid: str,
+    model_folder: Path | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Make a job's outputs again from the archived CT and compare the pixels."""
+    settings, ledger, archive = open_node(config)
+    entry = ledger.syntheses.get(_job_of(ledger.reports.show(uid)))
+    recorded = {one.sop_instance_uid: one for one in ledger.syntheses.outputs(entry.job_id)}
+    if not recorded:
+        raise Refuse(f"job {entry.job_id[:12]} is {entry.state}; it has no outputs to reproduce")
+    held = ledger.series.get(entry.series_uid)
+    paths = {one.sop_instance_uid: one.path for one in held.instances} if held else {}
+    sources = [intact_instance(archive, paths[one], entry.sources[one]) for one in entry.sources]
+    wanted = _synthesis_settings(settings, entry.contrasts, None, model_folder, device)
+    with _progress(as_json) as (say, told):
+        say("loading the model")
+        model = load(wanted)
+        if model.digest != entry.model_digest:
+            raise Refuse(
+                f"expected model {entry.model_digest[:12]}, found {model.digest[:12]}; name the"
+                " folder of the model that made it with --model"
+            )
+        stages = real_stages(model, progress=told)
+        again = {one.sop_instance_uid: one for one in _again(stages, sources, order_of(entry), say)}
+    different = sorted(
+        one
+        for one in recorded.keys() | again.keys()
+        if one not in recorded
+        or one not in again
+        or recorded[one].pixel_digest != again[one].pixel_digest
+    )
+    files = sum(
+        hashlib.sha256(again[one].content).hexdigest() == recorded[one].digest
+        for one in recorded.keys() & again.keys()
+    )
+    verdict = {
+        "job_id": entry.job_id,
+        "instances": len(recorded),
+        "identical_pixels": len(recorded) - len(different),
+        "identical_files": files,
+        "different": different,
+        "device": f"{model.device} {model.dtype}",
+    }
+    if as_json:
+        print_json(verdict)
+    else:
+        out.print(
+            f"{verdict['identical_pixels']} of {len(recorded)} instances have the same pixels"
+            f" again, {files} are the same files",
+            highlight=False,
+        )
+    if different:
+        raise typer.Exit(Exit.FAILED)
+
+
+def _again(
+    stages: Stages, sources: Sequence[Path], order: Order, say: Callable[[str], None]
+) -> Iterator[PackagedInstance]:
+    say("finding the cervical spine")
+    prepared = stages.prepare(sources)
+    say("synthesizing")
+    made = stages.synthesize(prepared, order)
+    say("packaging")
+    by_uid = {str(header.SOPInstanceUID): header for header in map(_header, sources)}
+    headers = [by_uid[uid] for uid in prepared.header_uids]
+    yield from stages.package(made, prepared, headers, order)
+
+
+def _job_of(story: Mapping[str, Any]) -> str:
+    """The one job that a story is about.
+
+    Raises:
+        Refuse: When it is about none or several.
+    """
+    if "job_id" in story:
+        return str(story["job_id"])
+    jobs = [job["job_id"] for job in story.get("syntheses", [])] or story.get("used_by", [])
+    if len(jobs) != 1:
+        raise Refuse(f"expected the UID of one synthesis or output, found {len(jobs)} syntheses")
+    return str(jobs[0])
+
+
+def _synthesis_settings(
+    settings: Settings,
+    contrasts: Sequence[str],
+    samples: int | None,
+    model_folder: Path | None,
+    device: str | None,
+) -> SynthesisSettings:
+    """The configured ones, with what the command line says instead."""
+    given = {
+        "contrasts": tuple(contrasts) or None,
+        "samples": samples,
+        "model_folder": model_folder,
+        "device": device,
+    }
+    document = settings.synthesis.model_dump()
+    document |= {name: value for name, value in given.items() if value is not None}
+    try:
+        return SynthesisSettings(**document)
+    except ValueError as error:
+        raise Refuse(f"expected --contrast T2|STIR, --device cpu|cuda: {error}") from error
+
+
+def _series_in(folder: Path) -> list[FolderSeries]:
+    """The series of all DICOM files under a folder.
+
+    Raises:
+        Refuse: When there is no DICOM file.
+    """
+    if not folder.is_dir():
+        raise Refuse(f"expected a folder of DICOM files, found none at {folder}")
+    found: dict[str, list[tuple[Path, Dataset]]] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        try:
+            ds = _header(path)
+            found.setdefault(str(ds.SeriesInstanceUID), []).append((path, ds))
+        except (InvalidDicomError, AttributeError):
+            continue
+    if not found:
+        raise Refuse(f"expected DICOM files in {folder}, found none")
+    return [
+        FolderSeries(
+            uid,
+            {str(ds.SOPInstanceUID): path for path, ds in members},
+            tuple(ds for _, ds in members),
+        )
+        for uid, members in found.items()
+    ]
+
+
+def _chosen(
+    found: Sequence[FolderSeries], settings: SelectionSettings, contrasts: tuple[str, ...]
+) -> FolderSeries:
+    """The series that the node would select, by the same rule.
+
+    Raises:
+        Declined: With the reason of the last series, when none is selected.
+    """
+    summaries = [
+        SeriesSummary(
+            one.uid,
+            SeriesState.COMPLETE,
+            "",
+            tuple(summarize(ds, Pixels.PRESENT, settings.trauma_words) for ds in one.headers),
+        )
+        for one in found
+    ]
+    decisions = select(summaries, settings, contrasts)
+    selected = [one for one in found if isinstance(decisions[one.uid], Selected)]
+    if len(selected) > 1:
+        raise Refuse(
+            f"expected one CT series to choose from {len(found)}, found {len(selected)} of"
+            " different regions; put the one you want into a folder of its own"
+        )
+    if selected:
+        return selected[0]
+    reasons = [one for one in decisions.values() if isinstance(one, NotSelected)]
+    why = reasons[-1]
+    raise Declined(why.code, found=why.found, expected=why.expected, remedy=why.remedy)
+
+
+def _order(
+    series: FolderSeries, model: Model, settings: SynthesisSettings, seed: int | None
+) -> Order:
+    """What to make, with the identity that the node would give it."""
+    digests = {uid: _data_set_digest(path) for uid, path in series.files.items()}
+    parameters: dict[str, Any] = {"samples": settings.samples}
+    if seed is not None:
+        # A chosen seed makes other pixels, so it must make another job.
+        parameters["seed"] = seed
+    job = job_id(series.uid, 1, digests, model.digest, settings.contrasts, parameters)
+    identity = JobIdentity(
+        job_id=job,
+        contrasts=tuple(Contrast(name) for name in settings.contrasts),
+        seed=seed_of(job) if seed is None else seed,
+        model_name=model.name,
+        model_version=model.version,
+        model_digest=model.digest,
+        parameters=parameters,
+    )
+    return Order(identity, to_text(utc_now()), settings.samples)
+
+
+def _write(instances: Iterator[PackagedInstance], folder: Path) -> list[dict[str, Any]]:
+    written = []
+    for one in instances:
+        path = folder / one.contrast / f"{one.slice_index:04d}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(one.content)
+        written.append(
+            {
+                "path": str(path.relative_to(folder)),
+                "sop_instance_uid": one.sop_instance_uid,
+                "pixel_digest": one.pixel_digest,
+            }
+        )
+    return written
+
+
+def _header(path: Path) -> Dataset:
+    return dcmread(path, stop_before_pixels=True)
+
+
+def _data_set_digest(path: Path) -> str:
+    """SHA-256 of the data set after the file meta information, as the archive reckons it."""
+    content = path.read_bytes()
+    meta = dcmread(path, stop_before_pixels=True).file_meta
+    # PS3.10 7.1: preamble, prefix and the group length element take 144 bytes.
+    start = 144 + int(meta.get("FileMetaInformationGroupLength", 0))
+    return hashlib.sha256(content[start:]).hexdigest()
+
+
+@contextmanager
+def _progress(is_quiet: bool) -> Iterator[tuple[Callable[[str], None], OnProgress]]:
+    """A bar that says what is being done and, while the model runs, how far it is."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, disable=is_quiet, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def say(what: str) -> None:
+            bar.update(task, description=what, total=None)
+
+        def told(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield say, told

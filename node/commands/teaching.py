@@ -1,0 +1,78 @@
+"""`phantom` and `train`: patients who do not exist, and a model that learns from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from node.commands.common import err, out, print_json
+from node.errors import Refuse
+from pipeline.phantom import Finding, patient
+from pipeline.phantom.dicom import write
+
+FIRST_PAIRS = 40
+
+
+def phantom(folder: Path, seed: int, findings: list[str], is_healthy: bool, as_json: bool) -> None:
+    """Write CT, true T2 and STIR of a phantom patient as DICOM, and what is broken."""
+    known = {finding.value for finding in Finding}
+    if unknown := sorted(set(findings) - known):
+        raise Refuse(f"--finding: expected one of {', '.join(sorted(known))}, found {unknown[0]}")
+    if findings and is_healthy:
+        raise Refuse("expected --finding or --healthy, found both")
+    wanted = None if not findings and not is_healthy else [Finding(name) for name in findings]
+    with err.status("drawing the patient"):
+        person = patient(seed, wanted)
+        written = write(person, folder)
+    if as_json:
+        print_json(
+            {
+                "seed": seed,
+                "injured_level": person.injured_level,
+                "findings": [injury.finding.value for injury in person.findings],
+                "ct": len(written.ct),
+                "t2": len(written.t2),
+                "stir": len(written.stir),
+                "folder": folder,
+            }
+        )
+        return
+    names = ", ".join(injury.finding.value for injury in person.findings) or "no injury"
+    out.print(
+        f"phantom {seed} in {folder}: {len(written.ct)} CT, {len(written.t2)} T2 and"
+        f" {len(written.stir)} STIR slices; {names}",
+        highlight=False,
+    )
+
+
+def train(
+    folder: Path,
+    patients: int,
+    minutes: float | None,
+    steps: int | None,
+    threads: int,
+    name: str,
+    version: str,
+) -> None:
+    """Train a model on phantom patients; called again, it goes on."""
+    # torch, which `phantom` does not need
+    from pipeline.training.loop import TrainingConfig  # noqa: PLC0415
+    from pipeline.training.loop import train as run  # noqa: PLC0415
+    from pipeline.training.progress import shown  # noqa: PLC0415
+
+    try:
+        config = TrainingConfig(
+            work_dir=folder,
+            seeds=range(patients),
+            minutes=minutes,
+            steps=steps,
+            threads=threads,
+            name=name,
+            version=version,
+            # Training begins with so many patients; there may be fewer in all.
+            min_pairs=min(FIRST_PAIRS, patients),
+        )
+    except ValueError as error:
+        raise Refuse(f"expected --minutes or --steps: {error}") from error
+    with shown(err) as tell:
+        model = run(config, tell)
+    out.print(f"the model is in {model}; use it with --model", highlight=False)
