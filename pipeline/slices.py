@@ -19,8 +19,9 @@ from pipeline.geometry import Grid
 
 # The thinnest CT reconstruction steps are 0.2 mm; closer than a quarter of that is one place.
 COINCIDENT_MM = 0.05
-# Scanners that write table positions with one decimal make even intervals differ by this much.
-INTERVAL_TOLERANCE_MM = 0.1
+# Scanners that write table positions with one decimal make even intervals differ by 0.1 mm; the
+# rest is for the arithmetic.
+INTERVAL_TOLERANCE_MM = 0.101
 # ... but never so much that a step and its neighbor could be confused.
 INTERVAL_TOLERANCE_OF_STEP = 0.25
 # A straight table path, written with one decimal per coordinate, stays within this of its line.
