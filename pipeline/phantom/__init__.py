@@ -13,10 +13,11 @@ from pipeline.phantom.acquisition import (
     stack_grid,
     training_pair,
     truth,
+    truth_grid,
 )
 from pipeline.phantom.injuries import CT_VISIBLE, LEVELS, Finding, Injury
 from pipeline.phantom.person import Patient, Variation, patient
-from pipeline.phantom.render import Rendered, render
+from pipeline.phantom.rendering import Rendered, render
 from pipeline.phantom.tissues import Tissue
 from pipeline.phantom.variants import Variant
 
@@ -39,4 +40,5 @@ __all__ = [
     "stack_grid",
     "training_pair",
     "truth",
+    "truth_grid",
 ]

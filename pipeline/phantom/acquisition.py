@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from pipeline.geometry import Float32, Float64, Grid, Volume
+from pipeline.phantom.frame import MID_CERVICAL_MM
 from pipeline.phantom.identity import frame_of_reference_uid
+from pipeline.phantom.landmarks import discs_mm
 from pipeline.phantom.lumbar import render_lumbar
 from pipeline.phantom.person import Patient, Stream, patient, stream
-from pipeline.phantom.render import Rendered, render
+from pipeline.phantom.rendering import Rendered, render
 
 STACK_SHAPE = (15, 256, 256)
 STACK_SPACING_MM = (3.0, 0.75, 0.75)
@@ -47,24 +49,16 @@ def stack_grid(
     Column to posterior, row to the feet, slice to the patient's right.
     """
     rng = stream(person.seed, Stream.STACK)
-    size = person.size
     extent = np.array(shape) * spacing_mm
-    column = rng.uniform(0.42, 0.60) * extent[2]
-    lowest = min(80.0, 188.0 - 118.0 * size)
-    top = rng.uniform(min(42.0, lowest - 4), lowest)
+    # where in the picture the canal is, in the middle of the neck
+    row, column = rng.uniform(0.42, 0.60, 2) * extent[1:]
     aside = rng.uniform(-3.0, 3.0)
     yaw, roll = np.deg2rad(rng.normal(0, 1.5, 2).clip(-3.5, 3.5))
-    canal_y = 7.0
-    tip_z = person.frame.point_mm(0.0)[1]
     directions = _turned(yaw, roll)
+    canal = np.array([aside, person.canal.width.at(MID_CERVICAL_MM * person.size) / 2, 0.0])
+    to_canal = np.array([(shape[0] - 1) / 2 * spacing_mm[0], row, column])
     steps = directions * np.asarray(spacing_mm)[:, None]
-    center_of_first = np.array([aside, canal_y - column, tip_z + top])
-    half = (shape[0] - 1) / 2
-    # turning happens about the canal in the middle of the neck
-    pivot = np.array([aside, canal_y, 0.0])
-    level = np.diag([-1.0, 1.0, -1.0])
-    offset = level @ (center_of_first - pivot)
-    return Grid.from_steps(shape, pivot + offset @ directions - half * steps[0], steps)
+    return Grid.from_steps(shape, canal - to_canal @ directions, steps)
 
 
 def _turned(yaw: float, roll: float) -> Float64:
@@ -176,8 +170,17 @@ def _scan(hu: Float32, spacing_mm: tuple[float, float, float], rng: np.random.Ge
 TRUTH_CONTRASTS = ("T2", "STIR")
 
 
+def truth_grid(person: Patient) -> Grid:
+    """The sagittal stack in the midline, halfway between C2/3 and C7/T1."""
+    discs = discs_mm(person)
+    center = (discs["C2/3"] + discs["C7/T1"]) / 2
+    steps = np.array([[-1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
+    steps = steps * np.asarray(STACK_SPACING_MM)[:, None]
+    return Grid.from_steps(STACK_SHAPE, center - (np.array(STACK_SHAPE) - 1) / 2 @ steps, steps)
+
+
 def truth(person: Patient) -> tuple[Volume, Volume]:
-    """True T2 and STIR on the patient's sagittal stack, signal relative to CSF."""
-    done = render(person, stack_grid(person), supersample=2)
+    """True T2 and STIR on `truth_grid`, signal relative to CSF."""
+    done = render(person, truth_grid(person), supersample=2)
     frame = frame_of_reference_uid(person.seed)
     return Volume(done.t2, done.grid, frame), Volume(done.stir, done.grid, frame)

@@ -113,7 +113,7 @@ class Textures:
 
 @dataclass(frozen=True, eq=False)
 class Patient:
-    """A neck as implicit shapes; `pipeline.phantom.render` puts it on a grid.
+    """A neck as implicit shapes; `pipeline.phantom.rendering` puts it on a grid.
 
     Patient space is LPS mm with its origin on the front wall of the canal in the middle of the
     neck.
