@@ -27,7 +27,7 @@ from node.ledger.series import HeldSeries
 from node.lock import hold
 from node.model_folder import ModelIdentity, model_identity
 from node.selection import Selected, Selector
-from pipeline.provenance import job_id, seed_of
+from pipeline.provenance import job_id, seed_of, synthesis_parameters
 
 # A release takes milliseconds; a slice on its way may take seconds on a bad line.
 RECEIVE_GRACE_S: Final = 8.0
@@ -107,7 +107,7 @@ def new_synthesis(
     held: HeldSeries, selected: Selected, settings: Settings, model: ModelIdentity
 ) -> NewSynthesis:
     """The synthesis of a selected series, from exactly the instances it has."""
-    parameters = {"samples": settings.synthesis.samples}
+    parameters = synthesis_parameters(settings.synthesis.samples)
     job = job_id(
         held.series_uid, held.version, held.sources, model.digest, selected.contrasts, parameters
     )

@@ -180,6 +180,20 @@ def digest_folder(folder: Path) -> str:
     return hashlib.sha256(_canonical_json(contents)).hexdigest()
 
 
+def synthesis_parameters(samples: int, seed: int | None = None) -> dict[str, Any]:
+    """What the pixels depend on beside the CT and the weights, as it goes into the job id.
+
+    Our own version is among them: another program draws, cuts or marks differently, and a UID
+    must never be used again for other pixels.
+
+    Args:
+        samples: Size of the ensemble.
+        seed: Only when a person chose one; it then makes another job.
+    """
+    parameters: dict[str, Any] = {"samples": samples, "pseudomri": metadata.version("pseudomri")}
+    return parameters if seed is None else {**parameters, "seed": seed}
+
+
 def software_versions() -> dict[str, str]:
     """Name and version of what computes and writes a result; what is not installed is left out."""
     versions = {"python": platform.python_version()}

@@ -31,7 +31,13 @@ from node.summary import Pixels, summarize
 from node.workflow import order_of
 from pipeline.contrast import Contrast
 from pipeline.errors import Declined
-from pipeline.provenance import JobIdentity, job_id, seed_of, software_versions
+from pipeline.provenance import (
+    JobIdentity,
+    job_id,
+    seed_of,
+    software_versions,
+    synthesis_parameters,
+)
 from pipeline.synthesis import Model
 
 OnProgress = Callable[[int, int], None]
@@ -266,10 +272,7 @@ def _order(
 ) -> Order:
     """What to make, with the identity that the node would give it."""
     digests = {uid: _data_set_digest(path) for uid, path in series.files.items()}
-    parameters: dict[str, Any] = {"samples": settings.samples}
-    if seed is not None:
-        # A chosen seed makes other pixels, so it must make another job.
-        parameters["seed"] = seed
+    parameters = synthesis_parameters(settings.samples, seed)
     job = job_id(series.uid, 1, digests, model.digest, settings.contrasts, parameters)
     identity = JobIdentity(
         job_id=job,
