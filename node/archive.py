@@ -29,7 +29,7 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 
 from node.errors import Refuse, Retry
-from node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from pipeline.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 # PS3.5 9.1, save that leading zeros pass: some old scanners write them, and they harm nobody.
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")

@@ -47,10 +47,10 @@ from pynetdicom.transport import ThreadedAssociationServer
 from config.settings import Settings
 from node.archive import Archive
 from node.errors import Retry, Stop
-from node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.intake import Answer, Intake, Offer, Response, Sender, printable
 from node.ledger import Ledger
 from node.ledger.receiving import Ending
+from pipeline.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 log = structlog.get_logger(__name__)
 

@@ -22,12 +22,11 @@ from pipeline import labeling
 from pipeline.contrast import Contrast
 from pipeline.geometry import Float32, Float64, Grid
 from pipeline.headers import lossy_history
+from pipeline.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from pipeline.patient import check_characters, copy_identity
 from pipeline.provenance import JobIdentity, derive_uid
 
 PRODUCT = "pseudomri"
-IMPLEMENTATION_CLASS_UID = derive_uid(PRODUCT, "implementation class")
-IMPLEMENTATION_VERSION_NAME = "PSEUDOMRI_0_1"  # at most 16 characters (PS3.7 D.3.3.2)
 
 WARNING = (
     "AI SYNTHETIC - NOT AN MRI. Computed from CT by a generative model; no magnetic resonance was "
