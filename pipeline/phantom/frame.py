@@ -30,7 +30,19 @@ MID_CERVICAL_MM = 75.0
 
 @dataclass(frozen=True)
 class Posture:
-    """How the spine is held; angles in radians, positive tilt runs to posterior going down."""
+    """How the spine is held; angles in radians, a positive tilt runs to posterior going down.
+
+    Args:
+        size: Body size.
+        tilt: Of the whole neck.
+        lordosis: Turn of the tilt from C2 to C7; negative is a kyphotic neck.
+        kyphosis: Turn back over the upper thorax.
+        wave: Amplitude, wave length (mm) and phase of what is left of irregularity.
+        head_tilt: Of the head; positive looks down.
+        lateral_mm: Where the midline runs, at the skull, C2, C7 and T6.
+        rotation: Of the column about its own axis.
+        head_rotation: Of the head about the upright axis.
+    """
 
     size: float
     tilt: float

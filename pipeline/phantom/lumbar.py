@@ -15,8 +15,7 @@ def render_lumbar(grid: Grid, rng: np.random.Generator) -> Float32:
     """HU ``(slice, row, column)`` of L1 to L5 in an abdomen, axis along z."""
     hu = np.empty(grid.shape, np.float32)
     phase = rng.uniform(0, 6.28)
-    offsets = np.array([[s, r, c] for s in (0,) for r in (0,) for c in (0,)], dtype=float)
-    origin = grid.to_mm(offsets)[0]
+    origin = grid.origin_mm
     rows = origin[1] + np.arange(grid.shape[1]) * grid.steps_mm[1, 1]
     columns = origin[0] + np.arange(grid.shape[2]) * grid.steps_mm[2, 0]
     x = np.broadcast_to(columns, grid.shape[1:]).astype(np.float32)

@@ -19,7 +19,7 @@ from pipeline.phantom.spine import Spine
 from pipeline.phantom.tissues import Palette
 
 
-class _Stream(IntEnum):
+class Stream(IntEnum):
     """Random streams, one for each part, so that changing one part leaves the others as they are.
 
     The numbers are part of a seed's identity: never renumber.
@@ -41,12 +41,9 @@ class _Stream(IntEnum):
     IDENTITY = 13
 
 
-def stream(seed: int, number: _Stream) -> np.random.Generator:
+def stream(seed: int, number: Stream) -> np.random.Generator:
     """The generator of one part of one patient."""
     return np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=(int(number),)))
-
-
-Stream = _Stream
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def test_other_regions_are_scanned_too(region: Region) -> None:
 
 
 def test_the_stack_has_the_reformats_axes() -> None:
-    for seed in range(12):
+    for seed in range(6):
         grid = stack_grid(patient(seed, []))
         assert grid.shape == (15, 256, 256)
         assert np.allclose(grid.spacing_mm, (3.0, 0.75, 0.75))
