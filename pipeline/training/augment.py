@@ -19,6 +19,9 @@ from pipeline.phantom.tissues import NERVOUS, Tissue
 from pipeline.training.data import Batch
 
 MAX_HU = 3071.0
+MARROW_PATCHES = (24, 24)
+"""Nodes over the picture: patches of 8 mm, half a vertebral body."""
+
 BODY_HU = -300.0
 """Above this a pixel belongs to the body; beam hardening needs tissue to show in."""
 
@@ -36,6 +39,8 @@ class Augmentation:
         nervous_hu: Standard deviation of the offset of brain, cord and CSF together.
         csf_hu: Standard deviation of CSF against cord: small, for their gap is the evidence of
             where the cord lies, and the phantom already varies it from 0 to 30 HU.
+        marrow_hu: Largest standard deviation of patches within the marrow. Real marrow is uneven; a
+            network that has only seen even marrow takes every patch for oedema.
         noise_hu: Smallest and largest standard deviation of the noise, drawn on a log scale.
         field_hu: Largest standard deviation of the smooth HU field.
         shoulder_hu: Largest drop between the shoulders.
@@ -48,6 +53,7 @@ class Augmentation:
     tissue_hu: float = 5.0
     nervous_hu: float = 8.0
     csf_hu: float = 3.0
+    marrow_hu: float = 60.0
     noise_hu: tuple[float, float] = (2.0, 28.0)
     field_hu: float = 10.0
     shoulder_hu: float = 35.0
@@ -90,7 +96,12 @@ def _tissue_offsets(labels: Tensor, how: Augmentation, rng: Generator) -> Tensor
     offsets[:, [Tissue.CEREBELLUM]] = common
     offsets[:, [Tissue.AIR]] = 0
     flat = offsets.gather(1, labels.reshape(batch, -1).long())
-    return blur(flat.reshape(labels.shape), 0.5)
+    total = flat.reshape(labels.shape)
+    patches = torch.randn((batch, 1, *MARROW_PATCHES), generator=rng)
+    patches = functional.interpolate(patches, labels.shape[2:], mode="bicubic")
+    strength = how.marrow_hu * torch.rand((batch, 1, 1, 1), generator=rng)
+    is_marrow = (labels == Tissue.MARROW) | (labels == Tissue.MARROW_OEDEMA)
+    return blur(total + strength * patches * is_marrow, 0.5)
 
 
 def _turn_and_crop(planes: Tensor, how: Augmentation, rng: Generator) -> Tensor:

@@ -16,19 +16,23 @@ GRADIENT_SHARE = 0.3
 
 TISSUE_WEIGHTS: dict[Tissue, float] = {
     Tissue.AIR: 0.4,
-    # what the reading is about, in the few pixels it has
+    # what the reading is about, in the few pixels it has; bone oedema no more than healthy bone, or
+    # every uneven vertebra of a real patient turns bright
     Tissue.CSF: 2.5,
     Tissue.CORD: 3.0,
     Tissue.CORD_GRAY: 3.0,
-    Tissue.CORD_OEDEMA: 3.0,
+    Tissue.CORD_OEDEMA: 2.0,
+    # against CSF at 2.5: where CT cannot tell, the heavier of two neighbors wins
+    Tissue.BRAINSTEM: 2.5,
+    Tissue.CEREBELLUM: 2.0,
     Tissue.NUCLEUS: 4.0,
     Tissue.ANNULUS: 2.0,
-    Tissue.DISC_INJURY: 4.0,
-    Tissue.HAEMATOMA: 4.0,
+    Tissue.DISC_INJURY: 3.0,
+    Tissue.HAEMATOMA: 3.0,
     Tissue.INTERSPINOUS: 2.0,
-    Tissue.INTERSPINOUS_OEDEMA: 3.0,
-    Tissue.MARROW_OEDEMA: 3.0,
-    Tissue.FRACTURE_LINE: 3.0,
+    Tissue.INTERSPINOUS_OEDEMA: 2.0,
+    Tissue.MARROW_OEDEMA: 1.5,
+    Tissue.FRACTURE_LINE: 2.0,
     # thin dark lines that L1 gives up first
     Tissue.DURA: 2.0,
     Tissue.LIGAMENT: 2.0,

@@ -95,7 +95,13 @@ def test_augmentation_moves_truth_and_weights_with_the_ct(pool_dir: Path) -> Non
     rng = torch.Generator().manual_seed(4)
     batch = pool.draw(6, rng)
     how = Augmentation(
-        crop_px=CROP, tissue_hu=0, nervous_hu=0, csf_hu=0, noise_hu=(1e-3, 2e-3), field_hu=0
+        crop_px=CROP,
+        tissue_hu=0,
+        nervous_hu=0,
+        csf_hu=0,
+        marrow_hu=0,
+        noise_hu=(1e-3, 2e-3),
+        field_hu=0,
     )
     weights = tissue_weights(batch.labels[:, 1:2])
     hu, signal, moved = augment(batch, weights, how, rng)
