@@ -240,7 +240,8 @@ def dying_stages(marks: Marks, where: str) -> Stages:
     """Stages that take the process with them, the first time they come to `where`."""
 
     def die_once(point: str) -> None:
-        if point == where and marks.leave(f"death-{point}") == 1:
+        is_first = point == where and marks.leave(f"death-{point}") == 1
+        if is_first or (where == "always" and point == "before-synthesize"):
             os.kill(os.getpid(), signal.SIGKILL)
 
     fast = fast_stages(marks)

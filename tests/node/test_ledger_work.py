@@ -1,0 +1,299 @@
+"""Syntheses and deliveries: whatever is asked in whatever order, no row moves where it must not."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from node import audit
+from node.archive import Archive
+from node.clock import utc_now
+from node.errors import IllegalMove, LostRace, Refuse
+from node.ledger import Ledger, migrate, open_ledger, sqlite_url
+from node.ledger.entries import Attempt, Destination, NewSynthesis, Output, Packaged
+from node.states import DELIVERY_MOVES, SYNTHESIS_MOVES, DeliveryState, SynthesisState
+from tests.node.journeys import MODEL_DIGEST, new_synthesis, put_ct_on_record
+
+ACTOR = "tests"
+HERE = Destination("pacs", "PACS", "192.0.2.1", 104)
+THERE = Destination("archive", "ARCHIVE", "192.0.2.2", 104)
+
+
+def open_in(folder: Path) -> Ledger:
+    url = sqlite_url(folder / "node.sqlite")
+    migrate(url)
+    ledger = open_ledger(url, utc_now)
+    put_ct_on_record(ledger, Archive(folder / "archive"))
+    return ledger
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = open_in(tmp_path)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def job(ledger: Ledger) -> NewSynthesis:
+    new = new_synthesis(ledger)
+    assert ledger.syntheses.create(new, ACTOR)
+    return new
+
+
+def packaged(job_id: str, content: str = "a") -> Packaged:
+    outputs = [
+        Output(f"2.25.{n}", "2.25.99", "T2", n, content * 64, content * 64, f"outputs/{job_id}/{n}")
+        for n in range(1, 4)
+    ]
+    return Packaged(outputs, {"pseudomri": "1"}, "cpu float32", {"image": 1.0}, {}, [])
+
+
+def deliver(ledger: Ledger, job_id: str, *destinations: Destination) -> list[int]:
+    ledger.syntheses.start(job_id, ledger.syntheses.get(job_id).run, ACTOR)
+    ledger.syntheses.package(job_id, packaged(job_id), ACTOR)
+    return [entry.id for entry in ledger.deliveries.begin(job_id, destinations, ACTOR)]
+
+
+def begun(ledger: Ledger, delivery: int) -> Attempt:
+    attempt = ledger.deliveries.begin_attempt(delivery)
+    assert attempt is not None
+    return attempt
+
+
+def accept_all(ledger: Ledger, attempt: Attempt) -> None:
+    for output in attempt.remaining:
+        ledger.deliveries.answer(attempt, output.sop_instance_uid, 0x0000)
+    ledger.deliveries.delivered(attempt, ACTOR)
+
+
+class Life(RuleBasedStateMachine):
+    """Random verbs on one synthesis with two destinations, against the tables of legal moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.ledger = open_in(self.folder)
+        new = new_synthesis(self.ledger)
+        self.ledger.syntheses.create(new, ACTOR)
+        self.job_id = new.job_id
+        self.attempts: list[Attempt] = []
+        self.synthesis = SynthesisState.QUEUED
+        self.deliveries: dict[int, DeliveryState] = {}
+
+    def teardown(self) -> None:
+        assert audit.verify(self.ledger.reports.events()) is None
+        self.ledger.close()
+        shutil.rmtree(self.folder)
+
+    def ask(self, verb: Callable[[], object]) -> object:
+        try:
+            return verb()
+        except (IllegalMove, LostRace, Refuse):
+            # It changed nothing: the invariants compare.
+            return None
+
+    @rule(run=st.integers(1, 3))
+    def start(self, run: int) -> None:
+        self.ask(lambda: self.ledger.syntheses.start(self.job_id, run, ACTOR))
+
+    @rule(content=st.sampled_from("ab"))
+    def package(self, content: str) -> None:
+        made = packaged(self.job_id, content)
+        self.ask(lambda: self.ledger.syntheses.package(self.job_id, made, ACTOR))
+
+    @rule()
+    def package_again(self) -> None:
+        self.ask(lambda: self.ledger.syntheses.package_again(self.job_id, ACTOR))
+
+    @rule()
+    def decline(self) -> None:
+        self.ask(lambda: self.ledger.syntheses.decline(self.job_id, "x", "y", [], ACTOR))
+
+    @rule(run=st.integers(1, 3))
+    def fail(self, run: int) -> None:
+        self.ask(lambda: self.ledger.syntheses.fail(self.job_id, run, "because", ACTOR))
+
+    @rule()
+    def retry(self) -> None:
+        self.ask(lambda: self.ledger.syntheses.retry(self.job_id, ACTOR))
+
+    @rule(destinations=st.sampled_from([(), (HERE,), (HERE, THERE)]))
+    def begin(self, destinations: tuple[Destination, ...]) -> None:
+        self.ask(lambda: self.ledger.deliveries.begin(self.job_id, destinations, ACTOR))
+
+    @rule(data=st.data())
+    def attempt(self, data: st.DataObject) -> None:
+        if self.deliveries:
+            delivery = data.draw(st.sampled_from(sorted(self.deliveries)))
+            attempt = self.ask(lambda: self.ledger.deliveries.begin_attempt(delivery))
+            if isinstance(attempt, Attempt):
+                self.attempts.append(attempt)
+
+    @rule(status=st.sampled_from([0x0000, 0xB000, 0xA700, 0xC000]), data=st.data())
+    def answer(self, status: int, data: st.DataObject) -> None:
+        if self.attempts:
+            attempt = data.draw(st.sampled_from(self.attempts))
+            for output in attempt.remaining:
+                self.ledger.deliveries.answer(attempt, output.sop_instance_uid, status)
+
+    @rule(how=st.sampled_from(["delivered", "postpone", "fail"]), data=st.data())
+    def end(self, how: str, data: st.DataObject) -> None:
+        if self.attempts:
+            attempt = data.draw(st.sampled_from(self.attempts))
+            verbs = self.ledger.deliveries
+            verb = {
+                "delivered": lambda: verbs.delivered(attempt, ACTOR),
+                "postpone": lambda: verbs.postpone(attempt, "later", ACTOR),
+                "fail": lambda: verbs.fail(attempt, "never", ACTOR),
+            }[how]
+            self.ask(verb)
+
+    @rule()
+    def commit(self) -> None:
+        self.ask(lambda: self.ledger.syntheses.commit(self.job_id, ACTOR))
+
+    @invariant()
+    def only_legal_moves(self) -> None:
+        story = self.ledger.reports.show(self.job_id)
+        found = SynthesisState(story["state"])
+        steps = reachable(SYNTHESIS_MOVES, self.synthesis)
+        assert found in steps, f"{self.synthesis} -> {found}"
+        self.synthesis = found
+        for delivery in story["deliveries"]:
+            state = DeliveryState(delivery["state"])
+            before = self.deliveries.get(delivery["id"], DeliveryState.PENDING)
+            assert state == before or state in DELIVERY_MOVES[before], f"{before} -> {state}"
+            self.deliveries[delivery["id"]] = state
+            if state == DeliveryState.DELIVERED:
+                assert delivery["accepted"] == len(story["outputs"])
+        if found in (SynthesisState.DELIVERED, SynthesisState.COMMITTED):
+            assert {*self.deliveries.values()} <= {DeliveryState.DELIVERED}
+        assert len({output["pixel_digest"] for output in story["outputs"]}) <= 1
+
+
+def reachable(
+    moves: dict[SynthesisState, frozenset[SynthesisState]], start: SynthesisState
+) -> set[SynthesisState]:
+    """Where one verb may lead: beginning deliveries with none to make takes two moves."""
+    once = {start, *moves[start]}
+    if start is SynthesisState.PACKAGED:
+        once |= moves[SynthesisState.DELIVERING]
+    return once
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(
+    max_examples=15,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+def test_a_uid_never_gets_other_pixels(ledger: Ledger, job: NewSynthesis) -> None:
+    ledger.syntheses.start(job.job_id, 1, ACTOR)
+    ledger.syntheses.package(job.job_id, packaged(job.job_id, "a"), ACTOR)
+    ledger.syntheses.package(job.job_id, packaged(job.job_id, "a"), ACTOR)
+    with pytest.raises(Refuse, match="other content"):
+        ledger.syntheses.package(job.job_id, packaged(job.job_id, "b"), ACTOR)
+    assert {one.pixel_digest for one in ledger.syntheses.outputs(job.job_id)} == {"a" * 64}
+
+
+def test_a_stale_run_cannot_start(ledger: Ledger, job: NewSynthesis) -> None:
+    ledger.syntheses.fail(job.job_id, 1, "because", ACTOR)
+    assert ledger.syntheses.retry(job.job_id, ACTOR) == 2
+    with pytest.raises(LostRace, match="run 1"):
+        ledger.syntheses.start(job.job_id, 1, ACTOR)
+    assert [one.run for one in ledger.syntheses.undispatched()] == [2]
+
+
+def test_delivered_needs_every_instance(ledger: Ledger, job: NewSynthesis) -> None:
+    (delivery,) = deliver(ledger, job.job_id, HERE)
+    attempt = begun(ledger, delivery)
+    ledger.deliveries.answer(attempt, "2.25.1", 0x0000)
+    ledger.deliveries.answer(attempt, "2.25.2", 0xA700)
+    with pytest.raises(IllegalMove, match="2 are not"):
+        ledger.deliveries.delivered(attempt, ACTOR)
+    assert ledger.deliveries.get(delivery).state is DeliveryState.SENDING
+
+
+def test_an_interrupted_attempt_keeps_its_answers(ledger: Ledger, job: NewSynthesis) -> None:
+    (delivery,) = deliver(ledger, job.job_id, HERE)
+    ledger.deliveries.answer(begun(ledger, delivery), "2.25.1", 0x0000)
+    second = begun(ledger, delivery)
+    assert [one.sop_instance_uid for one in second.remaining] == ["2.25.2", "2.25.3"]
+    attempts = ledger.reports.show(job.job_id)["deliveries"][0]["attempts"]
+    assert [one["outcome"] for one in attempts] == ["interrupted", None]
+
+
+def test_the_last_delivery_makes_it_delivered(ledger: Ledger, job: NewSynthesis) -> None:
+    first, second = deliver(ledger, job.job_id, HERE, THERE)
+    accept_all(ledger, begun(ledger, first))
+    assert ledger.syntheses.get(job.job_id).state is SynthesisState.DELIVERING
+    accept_all(ledger, begun(ledger, second))
+    assert ledger.syntheses.get(job.job_id).state is SynthesisState.DELIVERED
+
+
+def test_a_failed_delivery_fails_it_at_once_and_a_retry_mends_it(
+    ledger: Ledger, job: NewSynthesis
+) -> None:
+    first, second = deliver(ledger, job.job_id, HERE, THERE)
+    ledger.deliveries.fail(begun(ledger, first), "no", ACTOR)
+    assert ledger.syntheses.get(job.job_id).state is SynthesisState.FAILED
+    accept_all(ledger, begun(ledger, second))
+    ledger.syntheses.retry(job.job_id, ACTOR)
+    ledger.syntheses.start(job.job_id, 2, ACTOR)
+    ledger.syntheses.package_again(job.job_id, ACTOR)
+    moved = Destination("pacs", "PACS2", "192.0.2.3", 11112)
+    waiting = ledger.deliveries.begin(job.job_id, [moved, THERE], ACTOR)
+    assert [(one.id, one.destination) for one in waiting] == [(first, moved)]
+    accept_all(ledger, begun(ledger, first))
+    assert ledger.syntheses.get(job.job_id).state is SynthesisState.DELIVERED
+
+
+def test_an_ended_delivery_has_no_more_attempts(ledger: Ledger, job: NewSynthesis) -> None:
+    (delivery,) = deliver(ledger, job.job_id, HERE)
+    accept_all(ledger, begun(ledger, delivery))
+    assert ledger.deliveries.begin_attempt(delivery) is None
+
+
+def test_any_uid_tells_its_story(ledger: Ledger, job: NewSynthesis) -> None:
+    deliver(ledger, job.job_id, HERE)
+    kinds = {
+        "2.25.3000": "instance",
+        "2.25.1000": "series",
+        "2.25.2000": "study",
+        "2.25.1": "output",
+        "2.25.99": "output series",
+        job.job_id: "synthesis",
+        job.job_id[:9]: "synthesis",
+    }
+    assert {uid: ledger.reports.show(uid)["kind"] for uid in kinds} == kinds
+    assert ledger.reports.show("2.25.1")["synthesis"]["model_digest"] == MODEL_DIGEST
+    with pytest.raises(Refuse, match=r"nothing for '1\.2\.3'"):
+        ledger.reports.show("1.2.3")
+
+
+def test_job_ids_may_be_shortened(ledger: Ledger, job: NewSynthesis) -> None:
+    other = new_synthesis(ledger, version=2)
+    ledger.syntheses.create(other, ACTOR)
+    assert ledger.reports.find_job(job.job_id[:16]) == job.job_id
+    with pytest.raises(Refuse, match="several"):
+        ledger.reports.find_job("")
+    with pytest.raises(Refuse, match="none"):
+        ledger.reports.find_job("%")
+
+
+def test_status_counts(ledger: Ledger, job: NewSynthesis) -> None:
+    status = ledger.reports.status()
+    assert status["syntheses"] == {"queued": 1}
+    assert status["instances"] == 4
+    assert status["open_associations"] == 0
