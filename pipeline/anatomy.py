@@ -65,8 +65,8 @@ LOWEST_SYMMETRY = 0.5
 # From the clivus, above the foramen magnum, to T4.
 STRAIGHT_ABOVE_MM = 25.0
 STRAIGHT_BELOW_MM = 200.0
-# Two standard deviations of either; half a vertebra.
-ANCHOR_AGREEMENT_MM = 10.0
+# Two standard deviations of the difference of what either says.
+ANCHOR_AGREEMENT_MM = 15.0
 # C2/3 to C7/T1 of adults; outside, the names are doubtful.
 CERVICAL_MM = (55.0, 108.0)
 

@@ -24,6 +24,10 @@ BONE_HU = 220.0
 AIR_HU = -250.0
 # Cord, cerebrospinal fluid and epidural fat, smoothed.
 SOFT_HU = (-40.0, 150.0)
+# From here on soft tissue may be the marrow of porous bone, which has a bony ring around it too:
+# the score falls by this much up to the end of the range. Canals stay below 85 HU.
+MARROW_HU = 80.0
+MARROW_COST = 0.5
 # Smoothing in voxels of the search grid: holds against 100 HU of noise.
 SMOOTHING_SIGMA = 0.7
 # The widest cervical canals are about 36 mm across; a ray sees just over half of that.
@@ -172,11 +176,14 @@ def _score(values: Float32, spacing_mm: float) -> Float32:
     across_mm = distance_mm[:half] + distance_mm[half:]
     is_pair = (across_mm >= OPPOSING_MM[0]) & (across_mm <= OPPOSING_MM[1])
     nearest_mm = np.minimum(distance_mm.min(axis=0), CLEARANCE_MM)
-    score[candidates] = (nearest_mm >= LEAST_CLEARANCE_MM) * (
+    marrow = (values[candidates] - MARROW_HU) / (SOFT_HU[1] - MARROW_HU)
+    ring = (
         WEIGHTS[0] * is_hit.mean(axis=0)
         + WEIGHTS[1] * is_pair.mean(axis=0)
         + WEIGHTS[2] * nearest_mm / CLEARANCE_MM
+        - MARROW_COST * np.clip(marrow, 0.0, 1.0)
     )
+    score[candidates] = np.where(nearest_mm >= LEAST_CLEARANCE_MM, np.maximum(ring, 0.0), 0.0)
     return score
 
 

@@ -17,8 +17,9 @@ CRANIAL_RADIUS_MM = 18.0
 CRANIAL_HEIGHT_MM = 8.0
 # Half the skull's width; longer rays would leave it through the face.
 CRANIAL_RAY_MM = 80.0
-# Share of rays that end in bone before air, inside a skull. A field of view may cut a side off.
-CRANIAL_ENCLOSED = 0.8
+# Share of rays that end in bone before air, inside a skull whose top and sides may be cut off; in
+# the soft tissue of a neck none do.
+CRANIAL_ENCLOSED = 0.6
 # The foramen magnum is looked for from above the curve's beginning to below the path's.
 LOOK_UP_MM = 30.0
 LOOK_DOWN_MM = 60.0
