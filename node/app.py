@@ -16,16 +16,16 @@ import structlog
 
 from config.settings import Settings
 from node import logs
-from node.archive import Archive
 from node.clock import utc_now
 from node.completion import CompletionLoop
 from node.engine import Dispatcher, engine_url, prepare_engine
 from node.errors import Retry, Stop
-from node.ledger import Ledger, migrate, open_ledger, sqlite_url
+from node.ledger import migrate
 from node.ledger.entries import NewSynthesis
 from node.ledger.series import HeldSeries
 from node.lock import hold
 from node.model_folder import ModelIdentity, model_identity
+from node.parts import ledger_url, open_parts
 from node.selection import Selected, Selector
 from pipeline.provenance import job_id, seed_of, synthesis_parameters
 
@@ -50,13 +50,6 @@ class Role(StrEnum):
     WORK = "work"
 
 
-def ledger_url(settings: Settings) -> str:
-    """The ledger's database: the configured one, or a file in the data folder."""
-    return settings.node.database_url or sqlite_url(
-        settings.node.data_folder.absolute() / "node.sqlite"
-    )
-
-
 def prepare(settings: Settings) -> None:
     """Bring data folder, ledger and engine to what this program needs; harmless when they are.
 
@@ -72,20 +65,6 @@ def prepare(settings: Settings) -> None:
         ) from error
     migrate(ledger_url(settings))
     prepare_engine(engine_url(settings))
-
-
-def open_parts(settings: Settings, owner: str) -> tuple[Ledger, Archive]:
-    """Ledger and archive of a prepared node.
-
-    Args:
-        settings: Of the node.
-        owner: Stable name of the process, for what it leaves half-written.
-
-    Raises:
-        Stop: When the node was not prepared.
-    """
-    ledger = open_ledger(ledger_url(settings), utc_now)
-    return ledger, Archive(settings.node.data_folder.absolute() / "archive", owner)
 
 
 def run_role(role: Role, settings: Settings, stop: threading.Event, on_ready: OnReady) -> None:

@@ -20,10 +20,10 @@ from typing import Any, Final
 import psutil
 
 from config.settings import Settings, load
-from node.app import ledger_url
 from node.clock import utc_now
 from node.errors import Stop
 from node.ledger import Ledger, open_ledger
+from node.parts import ledger_url
 from node.supervisor import READY
 
 LOOPBACK: Final = "127.0.0.1"

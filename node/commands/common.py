@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from config.settings import Settings, load
-from node.app import ledger_url, open_parts
 from node.archive import Archive
 from node.clock import from_text
 from node.errors import NodeError, Refuse, Stop
 from node.ledger import Ledger
 from node.logs import describe
+from node.parts import open_parts
 from pipeline.errors import Declined
 
 # Messages are for people and for grep: no wrapping, except in tables.
@@ -69,11 +69,6 @@ def open_node(config: Path | None) -> tuple[Settings, Ledger, Archive]:
         )
     ledger, archive = open_parts(settings, "command")
     return settings, ledger, archive
-
-
-def ledger_of(settings: Settings) -> str:
-    """The URL of the ledger, for those who wait for it to appear."""
-    return ledger_url(settings)
 
 
 def print_json(value: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from pydicom import dcmread
@@ -20,7 +20,6 @@ from config.settings import SelectionSettings, Settings, SynthesisSettings
 from node.candidate import SeriesSummary
 from node.clock import to_text, utc_now
 from node.commands.common import Exit, err, open_node, out, print_json, settings_of
-from node.computing import load, real_stages
 from node.errors import Refuse
 from node.intact import intact_instance
 from node.selection import Declined as NotSelected
@@ -38,7 +37,9 @@ from pipeline.provenance import (
     software_versions,
     synthesis_parameters,
 )
-from pipeline.synthesis import Model
+
+if TYPE_CHECKING:
+    from pipeline.synthesis import Model
 
 OnProgress = Callable[[int, int], None]
 
@@ -66,6 +67,9 @@ def synthesize(
     settings = settings_of(None)
     wanted = _synthesis_settings(settings, contrasts, samples, model_folder, device)
     series = _chosen(_series_in(ct_folder), settings.selection, wanted.contrasts)
+    # torch, only after all that can be wrong without it
+    from node.computing import load, real_stages  # noqa: PLC0415
+
     with _progress(as_json) as (say, told):
         say("loading the model")
         model = load(wanted)
@@ -119,6 +123,9 @@ def reproduce(
     paths = {one.sop_instance_uid: one.path for one in held.instances} if held else {}
     sources = [intact_instance(archive, paths[one], entry.sources[one]) for one in entry.sources]
     wanted = _synthesis_settings(settings, entry.contrasts, None, model_folder, device)
+    # torch, only after all that can be wrong without it
+    from node.computing import load, real_stages  # noqa: PLC0415
+
     with _progress(as_json) as (say, told):
         say("loading the model")
         model = load(wanted)

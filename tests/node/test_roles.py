@@ -1,0 +1,160 @@
+"""The processes: what each of them imports, who starts them again, who ends them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from node.app import Role
+from node.errors import Stop
+from node.lock import hold
+from node.loopback import LOOPBACK, local_node
+from node.supervisor import READY
+from tests.peers import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+START_S = 60.0
+
+
+@contextmanager
+def role_process(
+    role: Role, folder: Path, *options: str, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    settings = {
+        "PSEUDOMRI_NODE__DATA_FOLDER": str(folder),
+        "PSEUDOMRI_NODE__PORT": "0",
+        "PSEUDOMRI_NODE__BIND_ADDRESS": LOOPBACK,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "node", "serve", "--role", role, *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **settings, **environment},
+        cwd=ROOT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ready_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith(READY), process.communicate()[1]
+    return line
+
+
+def modules_after(statement: str) -> set[str]:
+    command = [sys.executable, "-c", f"import sys\n{statement}\nprint(*sys.modules)"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    return set(done.stdout.split())
+
+
+def test_help_needs_nothing() -> None:
+    loaded = modules_after("import node.__main__")
+    assert loaded.isdisjoint({"torch", "diffusers", "dbos", "sqlalchemy", "pynetdicom", "numpy"})
+
+
+@pytest.mark.parametrize("command", ["asking", "serving", "sending", "common"])
+def test_asking_needs_no_accelerator(command: str) -> None:
+    loaded = modules_after(f"import node.commands.{command}, node.receive")
+    assert loaded.isdisjoint({"torch", "diffusers"})
+
+
+def test_receiving_starts_with_a_broken_accelerator_stack(tmp_path: Path) -> None:
+    for name in ("torch", "diffusers"):
+        package = tmp_path / "broken" / name
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("raise ImportError('driver mismatch')\n")
+    path = {"PYTHONPATH": str(tmp_path / "broken")}
+    with role_process(Role.RECEIVE, tmp_path / "data", **path) as process:
+        assert "port=" in ready_line(process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_a_second_node_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    with role_process(Role.RECEIVE, tmp_path) as first:
+        ready_line(first)
+        with role_process(Role.RECEIVE, tmp_path) as second:
+            assert second.wait(START_S) == 2
+            assert second.stderr is not None
+            said = second.stderr.read()
+            assert f"process {first.pid} runs the receive role" in said
+            assert "Traceback" not in said
+
+
+def test_the_lock_dies_with_its_holder(tmp_path: Path) -> None:
+    with role_process(Role.RECEIVE, tmp_path) as first:
+        ready_line(first)
+        with pytest.raises(Stop, match="to be free"), hold(tmp_path, "receive"):
+            pass
+        first.kill()
+        first.wait()
+        with hold(tmp_path, "receive"):
+            pass
+
+
+def test_a_role_ends_with_its_supervisor(tmp_path: Path) -> None:
+    with role_process(Role.RECEIVE, tmp_path, "--supervised") as process:
+        ready_line(process)
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(20) == 0
+
+
+def roles_of(pid: int) -> dict[str, int]:
+    found = {}
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie until it is waited for
+            command = child.cmdline()
+            if "--role" in command:
+                found[command[command.index("--role") + 1]] = child.pid
+    return found
+
+
+def test_the_supervisor_starts_a_dead_role_again_and_takes_all_along(tmp_path: Path) -> None:
+    with local_node(tmp_path, []) as node:
+        supervisor = node.service.process
+        before = roles_of(supervisor.pid)
+        assert set(before) == set(Role)
+        os.kill(before["receive"], signal.SIGKILL)
+
+        def restarted() -> dict[str, int] | None:
+            now = roles_of(supervisor.pid)
+            return now if now.get("receive", 0) not in (0, before["receive"]) else None
+
+        after = wait_until(restarted, START_S, "the receive role to come back")
+        assert after["work"] == before["work"]
+        # Without a word of farewell: the pipe to its standard input tells each role.
+        supervisor.kill()
+        supervisor.wait()
+        wait_until(lambda: not any(map(psutil.pid_exists, after.values())), START_S)
+
+
+def test_sigterm_ends_the_node_in_time(tmp_path: Path) -> None:
+    with local_node(tmp_path, []) as node:
+        began = time.monotonic()
+        node.service.process.terminate()
+        assert node.service.process.wait(40) == 0
+        assert time.monotonic() - began < 30
+
+
+def test_a_wrong_model_folder_stops_the_node_with_a_reason(tmp_path: Path) -> None:
+    settings = {"synthesis": {"model_folder": str(tmp_path / "none")}}
+    with pytest.raises(Stop, match="expected a model"), local_node(tmp_path, [], settings):
+        pass
