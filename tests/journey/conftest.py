@@ -16,6 +16,19 @@ from pipeline.phantom import Finding, Variant, patient
 from pipeline.phantom.dicom import write
 
 COARSE_MM = (1.5, 0.9, 0.9)
+# Enough where a header alone decides.
+COARSEST_MM = (2.5, 1.15, 1.15)
+BY_HEADER = frozenset(
+    {
+        Variant.LOCALIZER,
+        Variant.THICK_SLICES,
+        Variant.MISSING_SLICES,
+        Variant.RGB,
+        Variant.MR,
+        Variant.NO_PIXEL_DATA,
+        Variant.TRUNCATED,
+    }
+)
 
 PhantomFolder = Callable[..., Path]
 
@@ -38,7 +51,8 @@ def phantom_ct(tmp_path_factory: pytest.TempPathFactory) -> PhantomFolder:
     def draw(seed: int, variant: Variant | None = None) -> Path:
         folder = tmp_path_factory.mktemp(f"phantom-{seed}-{variant or 'ct'}")
         person = patient(seed, (Finding.PREVERTEBRAL_HAEMATOMA,))
-        write(person, folder, spacing_mm=COARSE_MM, variant=variant)
+        spacing_mm = COARSEST_MM if variant in BY_HEADER else COARSE_MM
+        write(person, folder, spacing_mm=spacing_mm, variant=variant)
         return folder / "CT"
 
     return draw
