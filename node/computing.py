@@ -23,7 +23,7 @@ from node.stages import Order, PackagedInstance, Stages
 from node.workfiles import Made, Prepared
 from pipeline.anatomy import Anatomy, find_anatomy
 from pipeline.contrast import Contrast
-from pipeline.geometry import Grid, Volume
+from pipeline.geometry import Float32, Grid, Volume
 from pipeline.provenance import pixel_digest, software_versions
 from pipeline.reformat import sagittal_stack
 from pipeline.secondary_capture import Equipment, build_series
@@ -88,6 +88,7 @@ def real_stages(model: Model, station_name: str = "", progress: Progress | None 
                 "samples": result.samples,
                 "device": result.device,
                 "dtype": result.dtype,
+                "spread": {str(name): _summary(values) for name, values in result.spread.items()},
             },
             timings_s={name: round(s, 3) for name, s in result.timings_s.items()},
         )
@@ -98,6 +99,12 @@ def real_stages(model: Model, station_name: str = "", progress: Progress | None 
         return package(made, prepared, headers, order, equipment)
 
     return Stages(model_digest=model.digest, prepare=prepare, synthesize=run, package=write)
+
+
+def _summary(spread: Float32) -> dict[str, float]:
+    """How far the ensemble is apart, in units of signal (CSF = 1), for the record."""
+    median, high = np.percentile(spread, (50, 95))
+    return {"median": round(float(median), 4), "p95": round(float(high), 4)}
 
 
 def prepare(paths: Sequence[Path]) -> Prepared:

@@ -5,6 +5,7 @@ Libraries keep quiet: pynetdicom and pydicom would quote data sets in their mess
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import traceback
@@ -61,6 +62,9 @@ def describe(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}"
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else _qualified(kind)
+    if isinstance(error, OSError) and error.errno is not None:
+        # Which kind of trouble, without the path: ENOSPC and EACCES want different hands.
+        name = f"{name} {errno.errorcode.get(error.errno, error.errno)}"
     return f"{name} in {_place(error.__traceback__)}"
 
 

@@ -140,6 +140,10 @@ class Worker:
 
     def read(self, job_id: str, run: int) -> None:
         """Check the CT's files against the record, pass the gate, keep the sagittal stack."""
+        entry = self._ledger.syntheses.get(job_id)
+        if entry.state == SynthesisState.PACKAGED and entry.run == run:
+            # An earlier life of this step went on with kept outputs, and died then.
+            return
         entry = self._ledger.syntheses.start(job_id, run, self.actor)
         log.info("synthesis started", series=entry.series_uid)
         if self._has_outputs(job_id):
@@ -259,7 +263,7 @@ def _packaged(outputs: list[Output], prepared: Prepared, made: Made, package_s: 
         software=software_versions(),
         device=f"{made.facts.get('device')} {made.facts.get('dtype')}",
         timings_s={**prepared.timings_s, **made.timings_s, "package": round(package_s, 3)},
-        measurements=prepared.measurements,
+        measurements={**prepared.measurements, "synthesis": dict(made.facts)},
         warnings=prepared.warnings,
     )
 

@@ -92,7 +92,7 @@ def synthesize(
         "device": f"{model.device} {model.dtype}",
         "software": software_versions(),
         "created_at": order.created_at,
-        "measurements": dict(prepared.measurements),
+        "measurements": {**prepared.measurements, "synthesis": dict(made.facts)},
         "warnings": list(prepared.warnings),
         "timings_s": {**prepared.timings_s, **made.timings_s},
         "outputs": written,

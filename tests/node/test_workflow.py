@@ -306,6 +306,42 @@ def test_a_peer_that_is_down_holds_up_nobody(tmp_path: Path, peer: ScriptedPeer)
     assert all(peer.times(uid) == 1 for uid in peer.accepted())
 
 
+def test_a_retry_leaves_a_waiting_sibling_alone(tmp_path: Path, peer: ScriptedPeer) -> None:
+    """One destination is down and waits, the other refuses and is put right by a retry."""
+    port = free_port()
+    down = {"name": "down", "ae_title": "PEER", "host": LOOPBACK, "port": port}
+    peer.answer = lambda uid, times: 0xA900
+    node = Node(tmp_path, [down, to(peer)], longest_retry_s=2.0)
+    node.dispatch()
+    with node.worker():
+        node.wait_for(SynthesisState.FAILED)
+        peer.answer = lambda uid, times: 0
+        node.ledger.syntheses.retry(node.job_id, "operator")
+        node.dispatch()
+        wait_until(lambda: len(peer.accepted()) == OUTPUTS)
+        with ScriptedPeer(port=port) as late:
+            node.wait_for(SynthesisState.COMMITTED)
+            assert all(late.times(uid) == 1 for uid in late.accepted())
+            assert len(late.accepted()) == OUTPUTS
+    node.check_audit()
+
+
+def test_a_kept_result_survives_a_crash(tmp_path: Path, peer: ScriptedPeer) -> None:
+    """Retried after it was packaged; the worker dies before the engine knows of the short cut."""
+    node = Node(tmp_path, [to(peer)])
+    peer.answer = lambda uid, times: 0xA900
+    node.dispatch()
+    with node.worker():
+        node.wait_for(SynthesisState.FAILED)
+    peer.answer = lambda uid, times: 0
+    node.ledger.syntheses.retry(node.job_id, "operator")
+    node.dispatch()
+    assert node.worker_process("step-read").wait(60) != 0
+    with node.worker():
+        node.wait_for(SynthesisState.COMMITTED)
+    assert node.marks.count("synthesize") == 1
+
+
 def test_giving_up_is_a_dead_letter(tmp_path: Path) -> None:
     down = {"name": "down", "ae_title": "PEER", "host": LOOPBACK, "port": free_port()}
     node = Node(tmp_path, [down], give_up_s=0.3)
@@ -322,3 +358,12 @@ def test_without_a_destination_it_is_closed(tmp_path: Path) -> None:
     node.dispatch()
     with node.worker():
         node.wait_for(SynthesisState.COMMITTED)
+
+
+def test_the_sender_gets_the_result_back(tmp_path: Path) -> None:
+    with ScriptedPeer(ae_title="CT1", require_called=True) as sender:
+        node = Node(tmp_path, [], back_to_sender=True, sender_port=sender.port)
+        node.dispatch()
+        with node.worker():
+            node.wait_for(SynthesisState.COMMITTED)
+        assert len(sender.accepted()) == OUTPUTS

@@ -1,0 +1,102 @@
+"""The demo as a user runs it, and the proof of what it left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from pydicom import dcmread
+
+from pipeline.contrast import ALL_CONTRASTS
+from tests.journey.conftest import PhantomFolder
+
+pytestmark = pytest.mark.journey
+
+ROOT = Path(__file__).resolve().parents[2]
+FEW_SAMPLES = {"PSEUDOMRI_SYNTHESIS__SAMPLES": "2"}
+
+
+def pseudomri(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "node", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        timeout=550,
+        check=False,
+    )
+
+
+def test_demo_then_reproduce(phantom_ct: PhantomFolder, tmp_path: Path) -> None:
+    folder = tmp_path / "result"
+    done = pseudomri("demo", phantom_ct(2), "--out", folder, "--json", **FEW_SAMPLES)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    (series,) = report["series"].values()
+    assert series["state"] == "committed"
+
+    results = sorted((folder / "dicom").rglob("*.dcm"))
+    assert len(results) == report["instances"] == 15 * len(ALL_CONTRASTS)
+    with Image.open(folder / "picture.png") as picture:
+        # CT and two contrasts beside each other; there is no truth for a folder of one's own.
+        assert picture.width > 3 * dcmread(results[0]).Columns
+    (story,) = json.loads((folder / "provenance.json").read_text())
+    recorded = {one["sop_instance_uid"] for one in story["syntheses"][0]["outputs"]}
+    assert recorded == {str(dcmread(path).SOPInstanceUID) for path in results}
+
+    site = folder / "node" / "site.toml"
+    uid = dcmread(results[0]).SOPInstanceUID
+    again = pseudomri("audit", "reproduce", uid, "--config", site, "--json", **FEW_SAMPLES)
+    assert again.returncode == 0, again.stderr
+    verdict = json.loads(again.stdout)
+    assert verdict["identical_pixels"] == verdict["identical_files"] == len(results)
+
+
+def test_the_direct_way_makes_the_same_pixels_whatever_the_order(
+    phantom_ct: PhantomFolder, tmp_path: Path
+) -> None:
+    """Without the network, from files under other names: job, UIDs and pixels are the same."""
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    for number, path in enumerate(sorted(phantom_ct(2).glob("*.dcm"), reverse=True)):
+        (renamed / f"{number}.ima").write_bytes(path.read_bytes())
+    reports = []
+    for source, name in ((phantom_ct(2), "one"), (renamed, "two")):
+        done = pseudomri("synthesize", source, tmp_path / name, "--samples", 0, "--json")
+        assert done.returncode == 0, done.stderr
+        reports.append(json.loads(done.stdout))
+    first, second = reports
+    assert first["job_id"] == second["job_id"]
+    assert first["outputs"] == second["outputs"]
+
+
+def test_demo_of_what_is_no_neck_is_declined(tmp_path: Path) -> None:
+    """Three slices: too few for anything."""
+    from pipeline.phantom import patient
+    from pipeline.phantom.acquisition import ct_series
+    from pipeline.phantom.dicom import ct_datasets, save
+
+    person = patient(3, ())
+    volume = ct_series(person, spacing_mm=(3.0, 2.0, 2.0))
+    save(ct_datasets(person, volume)[:3], tmp_path / "ct")
+    done = pseudomri("demo", tmp_path / "ct", "--out", tmp_path / "result", "--json")
+    assert done.returncode == 3, done.stderr
+    (series,) = json.loads(done.stdout)["series"].values()
+    assert series["state"] == "declined"
+    assert "Traceback" not in done.stderr
+
+
+def test_bench_tells_where_the_time_goes(phantom_ct: PhantomFolder) -> None:
+    done = pseudomri("bench", "journey", "--ct", phantom_ct(2), "--samples", 0, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["state"] == "committed"
+    # The stages leave nothing out; two clocks (mtime and ledger) may differ by a tick.
+    assert abs(sum(report["stages_s"].values()) - report["journey_s"]) < 0.05
+    assert set(report["peak_rss_mb"]) == {"receive", "work"}
