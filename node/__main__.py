@@ -239,9 +239,9 @@ def audit_reproduce(
     as_json: JsonOption = False,
 ) -> None:
     """Make a result again from the archived CT and compare every pixel with the record."""
-    from node.commands import making
+    from node.commands import proving
 
-    making.reproduce(config, uid, model, device, as_json)
+    proving.reproduce(config, uid, model, device, as_json)
 
 
 @bench_app.command("journey")

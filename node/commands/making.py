@@ -1,4 +1,4 @@
-"""`synthesize` and `audit reproduce`: the pipeline without the network."""
+"""`synthesize`: the pipeline without the network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
@@ -19,15 +18,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from config.settings import SelectionSettings, Settings, SynthesisSettings
 from node.candidate import SeriesSummary
 from node.clock import to_text, utc_now
-from node.commands.common import Exit, err, open_node, out, print_json, settings_of
+from node.commands.common import err, out, print_json, settings_of
 from node.errors import Refuse
-from node.intact import intact_instance
 from node.selection import Declined as NotSelected
 from node.selection import Selected, select
-from node.stages import Order, PackagedInstance, Stages
+from node.stages import Order, PackagedInstance
 from node.states import SeriesState
 from node.summary import Pixels, summarize
-from node.workflow import order_of
+from node.workfiles import Made, Prepared
 from pipeline.contrast import Contrast
 from pipeline.errors import Declined
 from pipeline.provenance import (
@@ -65,12 +63,12 @@ def synthesize(
 ) -> None:
     """CT files in, labelled instances out, and how they came about beside them."""
     settings = settings_of(None)
-    wanted = _synthesis_settings(settings, contrasts, samples, model_folder, device)
+    wanted = synthesis_settings(settings, contrasts, samples, model_folder, device)
     series = _chosen(_series_in(ct_folder), settings.selection, wanted.contrasts)
     # torch, only after all that can be wrong without it
     from node.computing import load, real_stages  # noqa: PLC0415
 
-    with _progress(as_json) as (say, told):
+    with progress(as_json) as (say, told):
         say("loading the model")
         model = load(wanted)
         stages = real_stages(model, progress=told)
@@ -80,23 +78,9 @@ def synthesize(
         say("synthesizing")
         made = stages.synthesize(prepared, order)
         say("packaging")
-        headers = [_header(series.files[uid]) for uid in prepared.header_uids]
+        headers = [header_of(series.files[uid]) for uid in prepared.header_uids]
         written = _write(stages.package(made, prepared, headers, order), out_folder)
-    record = {
-        "job_id": order.identity.job_id,
-        "series_uid": series.uid,
-        "sources": len(series.files),
-        "seed": order.identity.seed,
-        "samples": wanted.samples,
-        "model": {"name": model.name, "version": model.version, "digest": model.digest},
-        "device": f"{model.device} {model.dtype}",
-        "software": software_versions(),
-        "created_at": order.created_at,
-        "measurements": {**prepared.measurements, "synthesis": dict(made.facts)},
-        "warnings": list(prepared.warnings),
-        "timings_s": {**prepared.timings_s, **made.timings_s},
-        "outputs": written,
-    }
+    record = _record(series, order, model, prepared, made, written)
     (out_folder / "provenance.json").write_text(json.dumps(record, indent=2) + "\n")
     if as_json:
         print_json(record)
@@ -106,95 +90,33 @@ def synthesize(
     out.print(f"{len(written)} instances and provenance.json in {out_folder}", highlight=False)
 
 
-def reproduce(
-    config: Path | None,
-    uid: str,
-    model_folder: Path | None,
-    device: str | None,
-    as_json: bool,
-) -> None:
-    """Make a job's outputs again from the archived CT and compare the pixels."""
-    settings, ledger, archive = open_node(config)
-    entry = ledger.syntheses.get(_job_of(ledger.reports.show(uid)))
-    recorded = {one.sop_instance_uid: one for one in ledger.syntheses.outputs(entry.job_id)}
-    if not recorded:
-        raise Refuse(f"job {entry.job_id[:12]} is {entry.state}; it has no outputs to reproduce")
-    held = ledger.series.get(entry.series_uid)
-    paths = {one.sop_instance_uid: one.path for one in held.instances} if held else {}
-    sources = [intact_instance(archive, paths[one], entry.sources[one]) for one in entry.sources]
-    wanted = _synthesis_settings(settings, entry.contrasts, None, model_folder, device)
-    # torch, only after all that can be wrong without it
-    from node.computing import load, real_stages  # noqa: PLC0415
-
-    with _progress(as_json) as (say, told):
-        say("loading the model")
-        model = load(wanted)
-        if model.digest != entry.model_digest:
-            raise Refuse(
-                f"expected model {entry.model_digest[:12]}, found {model.digest[:12]}; name the"
-                " folder of the model that made it with --model"
-            )
-        stages = real_stages(model, progress=told)
-        again = {one.sop_instance_uid: one for one in _again(stages, sources, order_of(entry), say)}
-    different = sorted(
-        one
-        for one in recorded.keys() | again.keys()
-        if one not in recorded
-        or one not in again
-        or recorded[one].pixel_digest != again[one].pixel_digest
-    )
-    files = sum(
-        hashlib.sha256(again[one].content).hexdigest() == recorded[one].digest
-        for one in recorded.keys() & again.keys()
-    )
-    verdict = {
-        "job_id": entry.job_id,
-        "instances": len(recorded),
-        "identical_pixels": len(recorded) - len(different),
-        "identical_files": files,
-        "different": different,
+def _record(
+    series: FolderSeries,
+    order: Order,
+    model: Model,
+    prepared: Prepared,
+    made: Made,
+    written: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """How the outputs came about; JSON-ready."""
+    return {
+        "job_id": order.identity.job_id,
+        "series_uid": series.uid,
+        "sources": len(series.files),
+        "seed": order.identity.seed,
+        "samples": order.samples,
+        "model": {"name": model.name, "version": model.version, "digest": model.digest},
         "device": f"{model.device} {model.dtype}",
+        "software": software_versions(),
+        "created_at": order.created_at,
+        "measurements": {**prepared.measurements, "synthesis": dict(made.facts)},
+        "warnings": list(prepared.warnings),
+        "timings_s": {**prepared.timings_s, **made.timings_s},
+        "outputs": written,
     }
-    if as_json:
-        print_json(verdict)
-    else:
-        out.print(
-            f"{verdict['identical_pixels']} of {len(recorded)} instances have the same pixels"
-            f" again, {files} are the same files",
-            highlight=False,
-        )
-    if different:
-        raise typer.Exit(Exit.FAILED)
 
 
-def _again(
-    stages: Stages, sources: Sequence[Path], order: Order, say: Callable[[str], None]
-) -> Iterator[PackagedInstance]:
-    say("finding the cervical spine")
-    prepared = stages.prepare(sources)
-    say("synthesizing")
-    made = stages.synthesize(prepared, order)
-    say("packaging")
-    by_uid = {str(header.SOPInstanceUID): header for header in map(_header, sources)}
-    headers = [by_uid[uid] for uid in prepared.header_uids]
-    yield from stages.package(made, prepared, headers, order)
-
-
-def _job_of(story: Mapping[str, Any]) -> str:
-    """The one job that a story is about.
-
-    Raises:
-        Refuse: When it is about none or several.
-    """
-    if "job_id" in story:
-        return str(story["job_id"])
-    jobs = [job["job_id"] for job in story.get("syntheses", [])] or story.get("used_by", [])
-    if len(jobs) != 1:
-        raise Refuse(f"expected the UID of one synthesis or output, found {len(jobs)} syntheses")
-    return str(jobs[0])
-
-
-def _synthesis_settings(
+def synthesis_settings(
     settings: Settings,
     contrasts: Sequence[str],
     samples: int | None,
@@ -227,7 +149,7 @@ def _series_in(folder: Path) -> list[FolderSeries]:
     found: dict[str, list[tuple[Path, Dataset]]] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
-            ds = _header(path)
+            ds = header_of(path)
             found.setdefault(str(ds.SeriesInstanceUID), []).append((path, ds))
         except (InvalidDicomError, AttributeError):
             continue
@@ -309,7 +231,8 @@ def _write(instances: Iterator[PackagedInstance], folder: Path) -> list[dict[str
     return written
 
 
-def _header(path: Path) -> Dataset:
+def header_of(path: Path) -> Dataset:
+    """A DICOM file without its pixel data."""
     return dcmread(path, stop_before_pixels=True)
 
 
@@ -323,7 +246,7 @@ def _data_set_digest(path: Path) -> str:
 
 
 @contextmanager
-def _progress(is_quiet: bool) -> Iterator[tuple[Callable[[str], None], OnProgress]]:
+def progress(is_quiet: bool) -> Iterator[tuple[Callable[[str], None], OnProgress]]:
     """A bar that says what is being done and, while the model runs, how far it is."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=is_quiet, transient=True) as bar:
