@@ -19,8 +19,8 @@ from pipeline.phantom.tissues import NERVOUS, Tissue
 from pipeline.training.data import Batch
 
 MAX_HU = 3071.0
-MARROW_PATCHES = (24, 24)
-"""Nodes over the picture: patches of 8 mm, half a vertebral body."""
+MARROW_NODES = 24
+"""Over the picture: patches of 8 mm, half a vertebral body."""
 
 BODY_HU = -300.0
 """Above this a pixel belongs to the body; beam hardening needs tissue to show in."""
@@ -39,6 +39,8 @@ class Augmentation:
         nervous_hu: Standard deviation of the offset of brain, cord and CSF together.
         csf_hu: Standard deviation of CSF against cord: small, for their gap is the evidence of
             where the cord lies, and the phantom already varies it from 0 to 30 HU.
+        foam_hu: Most that pillows and headrests raise the air around the patient.
+        bone_loss_hu: Largest fall of the marrow; the old have 100 HU where the young have 300.
         marrow_hu: Largest standard deviation of patches within the marrow. Real marrow is uneven; a
             network that has only seen even marrow takes every patch for oedema.
         noise_hu: Smallest and largest standard deviation of the noise, drawn on a log scale.
@@ -53,6 +55,8 @@ class Augmentation:
     tissue_hu: float = 5.0
     nervous_hu: float = 8.0
     csf_hu: float = 3.0
+    foam_hu: float = 350.0
+    bone_loss_hu: float = 140.0
     marrow_hu: float = 60.0
     noise_hu: tuple[float, float] = (2.0, 28.0)
     field_hu: float = 10.0
@@ -95,13 +99,17 @@ def _tissue_offsets(labels: Tensor, how: Augmentation, rng: Generator) -> Tensor
     offsets[:, [Tissue.CSF]] = common + how.csf_hu * torch.randn((batch, 1), generator=rng)
     offsets[:, [Tissue.CEREBELLUM]] = common
     offsets[:, [Tissue.AIR]] = 0
-    flat = offsets.gather(1, labels.reshape(batch, -1).long())
-    total = flat.reshape(labels.shape)
-    patches = torch.randn((batch, 1, *MARROW_PATCHES), generator=rng)
-    patches = functional.interpolate(patches, labels.shape[2:], mode="bicubic")
-    strength = how.marrow_hu * torch.rand((batch, 1, 1, 1), generator=rng)
+    marrow = [Tissue.MARROW, Tissue.MARROW_OEDEMA]
+    offsets[:, marrow] = -how.bone_loss_hu * _uniform(rng, -0.5, 1, batch).view(-1, 1)
+    total = offsets.gather(1, labels.reshape(batch, -1).long()).reshape(labels.shape)
+    size = (labels.shape[2], labels.shape[3])
     is_marrow = (labels == Tissue.MARROW) | (labels == Tissue.MARROW_OEDEMA)
-    return blur(total + strength * patches * is_marrow, 0.5)
+    patches = how.marrow_hu * torch.rand((batch, 1, 1, 1), generator=rng)
+    total = total + patches * _smooth(MARROW_NODES, size, rng, batch) * is_marrow
+    foam = how.foam_hu * _uniform(rng, -1, 1, batch).clamp(min=0).view(-1, 1, 1, 1)
+    padding = _smooth(6, size, rng, batch).clamp(0, 1) + 0.2 * _smooth(96, size, rng, batch)
+    total = total + foam * padding * (labels == Tissue.AIR)
+    return blur(total, 0.5)
 
 
 def _turn_and_crop(planes: Tensor, how: Augmentation, rng: Generator) -> Tensor:
@@ -155,9 +163,9 @@ def _noise(slices_hu: Tensor, shoulders: Tensor, how: Augmentation, rng: Generat
     return total
 
 
-def _smooth(nodes: int, size: tuple[int, int], rng: Generator) -> Tensor:
-    """A smooth random field ``(1, 1, row, column)`` of about unit variance."""
-    coarse = torch.randn((1, 1, nodes, nodes), generator=rng)
+def _smooth(nodes: int, size: tuple[int, int], rng: Generator, batch: int = 1) -> Tensor:
+    """Smooth random fields ``(batch, 1, row, column)`` of about unit variance."""
+    coarse = torch.randn((batch, 1, nodes, nodes), generator=rng)
     return functional.interpolate(coarse, size, mode="bicubic", align_corners=False)
 
 

@@ -39,6 +39,7 @@ class Facts:
         software: Name and version.
         figures: Markdown table of `evaluate.table`.
         loss: First and last training loss.
+        notes: What a reader should know about this very run; goes under the limits.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Facts:
     software: dict[str, str]
     figures: str
     loss: tuple[float, float]
+    notes: tuple[str, ...] = ()
 
 
 def hardware(threads: int) -> str:
@@ -85,6 +87,7 @@ def card(facts: Facts) -> str:
     """The card as Markdown."""
     software = ", ".join(f"{name} {version}" for name, version in facts.software.items())
     first, last = facts.loss
+    notes = "".join(f"- {note}\n" for note in facts.notes)
     return f"""---
 license: apache-2.0
 library_name: diffusers
@@ -140,7 +143,7 @@ These figures say how well the phantom was learned. **They are no claim about pa
   between cord and CSF, the more it is prior.
 - Metal, surgery, children, tumors and infection are not in the phantom.
 - The one real CT that was looked at during development is a tuning case, not a test.
-"""
+{notes}"""
 
 
 def collect_software() -> dict[str, str]:

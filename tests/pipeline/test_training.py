@@ -100,6 +100,8 @@ def test_augmentation_moves_truth_and_weights_with_the_ct(pool_dir: Path) -> Non
         nervous_hu=0,
         csf_hu=0,
         marrow_hu=0,
+        foam_hu=0,
+        bone_loss_hu=0,
         noise_hu=(1e-3, 2e-3),
         field_hu=0,
     )
