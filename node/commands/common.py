@@ -80,7 +80,8 @@ def table(*columns: str) -> Table:
     """A plain table for people."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column)
+        # The last one takes what room is left.
+        made.add_column(column, no_wrap=column != columns[-1])
     return made
 
 
