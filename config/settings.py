@@ -96,6 +96,8 @@ class SynthesisSettings(_Section):
     def _contrasts_once(self) -> SynthesisSettings:
         if not self.contrasts or len(set(self.contrasts)) != len(self.contrasts):
             raise ValueError("contrasts must name T2, STIR or both, each once")
+        if self.samples == 1:
+            raise ValueError("samples must be 0 (no spread) or at least 2: one has no spread")
         return self
 
 

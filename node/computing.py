@@ -87,6 +87,8 @@ def real_stages(model: Model, station_name: str = "", progress: Progress | None 
                 "seed": result.seed,
                 "samples": result.samples,
                 "device": result.device,
+                # Another number of threads sums in another order: other bits, same picture.
+                "threads": torch.get_num_threads(),
                 "dtype": result.dtype,
                 "spread": {str(name): _summary(values) for name, values in result.spread.items()},
             },

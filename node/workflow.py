@@ -261,7 +261,7 @@ def _packaged(outputs: list[Output], prepared: Prepared, made: Made, package_s: 
     return Packaged(
         outputs=outputs,
         software=software_versions(),
-        device=f"{made.facts.get('device')} {made.facts.get('dtype')}",
+        device="{device} {dtype}, {threads} threads".format_map(made.facts),
         timings_s={**prepared.timings_s, **made.timings_s, "package": round(package_s, 3)},
         measurements={**prepared.measurements, "synthesis": dict(made.facts)},
         warnings=prepared.warnings,

@@ -63,6 +63,7 @@ def test_example_site_is_laid_over_the_defaults() -> None:
         ('[synthesis]\ncontrasts = ["T1"]\n', "synthesis.contrasts"),
         ('[synthesis]\ncontrasts = ["T2", "T2"]\n', "each once"),
         ("[synthesis]\ncontrasts = []\n", "synthesis"),
+        ("[synthesis]\nsamples = 1\n", "at least 2"),
         ("[completion]\nquiet_s = 0\n", "completion.quiet_s"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from node.loopback import local_node
 from tests.journey import observing
-from tests.journey.conftest import PhantomFolder
+from tests.journey.conftest import QUICK, PhantomFolder
 from tests.label_contract import assert_label_contract
 from tests.peers import dcmsend, start_orthanc
 
@@ -37,7 +37,7 @@ def test_four_associations_at_once(
     }
     with (
         start_orthanc(tmp_path / "orthanc") as orthanc,
-        local_node(tmp_path / "node", [observing.destination(orthanc.dicom_port)]) as node,
+        local_node(tmp_path / "node", [observing.destination(orthanc.dicom_port)], QUICK) as node,
     ):
         with ThreadPoolExecutor(4) as pool:
             sent = list(pool.map(lambda folder: dcmsend(folder, node.service.port), senders))

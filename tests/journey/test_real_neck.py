@@ -24,6 +24,7 @@ from node.journey import Journey
 from node.loopback import LocalNode, local_node
 from pipeline.labeling import mark_score
 from tests.journey import observing
+from tests.journey.conftest import QUICK
 from tests.journey.observing import Arrived
 from tests.label_contract import assert_label_contract
 from tests.peers import Orthanc, dcmsend, start_orthanc
@@ -49,7 +50,7 @@ class Visit:
 def node_with_pacs(folder: Path) -> Iterator[tuple[LocalNode, Orthanc]]:
     with (
         start_orthanc(folder / "orthanc") as orthanc,
-        local_node(folder / "node", [observing.destination(orthanc.dicom_port)]) as node,
+        local_node(folder / "node", [observing.destination(orthanc.dicom_port)], QUICK) as node,
     ):
         yield node, orthanc
 

@@ -170,7 +170,7 @@ def synthesize(prepared: Prepared, order: Order) -> Made:
         ("T2", "STIR"),
         prepared.stack.grid,
         prepared.stack.frame_of_reference_uid,
-        {"device": "none", "dtype": "float32", "seed": order.identity.seed},
+        {"device": "none", "dtype": "float32", "threads": 1, "seed": order.identity.seed},
         {"image": 0.2},
     )
 
