@@ -48,9 +48,7 @@ class Grid:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
 
     @classmethod
-    def from_steps(
-        cls, shape: tuple[int, int, int], origin_mm: Float64, steps_mm: Float64
-    ) -> Grid:
+    def from_steps(cls, shape: tuple[int, int, int], origin_mm: Float64, steps_mm: Float64) -> Grid:
         """A grid from the first voxel's center and the step of each index.
 
         Args:
