@@ -24,12 +24,17 @@ def demo(ct_folder: Path | None, folder: Path, as_json: bool) -> None:
     if as_json:
         outcome = run(ct_folder, folder, lambda sight: None)
     else:
-        with Live(Text("starting"), console=out, refresh_per_second=8, transient=False) as live:
-            outcome = run(
-                ct_folder,
-                folder,
-                lambda sight: live.update(_screen(sight, time.monotonic() - began)),
-            )
+        try:
+            with Live(Text("starting"), console=out, refresh_per_second=8) as live:
+                outcome = run(
+                    ct_folder,
+                    folder,
+                    lambda sight: live.update(_screen(sight, time.monotonic() - began)),
+                )
+        finally:
+            if not out.is_terminal:
+                # Into a file, the live table is printed once and without the end of its last line.
+                out.print()
     elapsed_s = time.monotonic() - began
     if as_json:
         print_json(_summary(outcome, elapsed_s))
