@@ -14,8 +14,8 @@ from typing import Annotated
 
 import typer
 
-# torch's threads otherwise spin while they wait for each other: on two cores that other work
-# shares, a synthesis took 118 s in place of 23 s, with the same bytes. Read when torch is imported.
+# torch's threads otherwise spin while they wait for each other, which on two cores that other work
+# shares takes the time from those that compute. Same bytes. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 

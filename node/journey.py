@@ -5,8 +5,7 @@ For the demo, the benchmark and the tests; it only reads the ledger.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,29 +86,6 @@ def look(ledger: Ledger, series_uid: str) -> Journey | None:
         reason=reason,
         timings_s=(job or {}).get("timings_s") or {},
     )
-
-
-def follow(
-    ledger: Ledger,
-    series_uid: str,
-    deadline_s: float,
-    on_look: Callable[[Journey | None], None] = lambda _: None,
-) -> Journey | None:
-    """Watch a series until nothing more will happen, or the deadline has passed.
-
-    Args:
-        ledger: Of the node that has the series.
-        series_uid: Series Instance UID of the CT.
-        deadline_s: How long to watch at most.
-        on_look: Told what is seen, several times a second.
-    """
-    end = time.monotonic() + deadline_s
-    while True:
-        journey = look(ledger, series_uid)
-        on_look(journey)
-        if (journey is not None and journey.is_over) or time.monotonic() > end:
-            return journey
-        time.sleep(_POLL_S)
 
 
 def _moments(job: Mapping[str, Any]) -> dict[str, str]:

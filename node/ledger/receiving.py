@@ -147,11 +147,6 @@ class Receiving:
                 session, Kind.ASSOCIATION_REFUSED, calling_ae, calling_ae, detail
             )
 
-    def digest_of(self, sop_instance_uid: str) -> str | None:
-        """The digest held under a UID; None when it is not on record."""
-        with self._database.reading() as session:
-            return _digest_of(session, sop_instance_uid)
-
     def record_instance(
         self, received: Received, association_id: int, calling_ae: str, peer_address: str
     ) -> Stored | Duplicate | Conflict:

@@ -120,16 +120,6 @@ class Reports:
             f" found nothing for {uid!r}"
         )
 
-    def timeline(self, subject: str) -> dict[str, str]:
-        """When each kind of event first happened to a subject: kind to moment."""
-        query = (
-            select(AuditEventRecord.kind, func.min(AuditEventRecord.at))
-            .filter_by(subject=subject)
-            .group_by(AuditEventRecord.kind)
-        )
-        with self._database.reading() as session:
-            return {row[0]: row[1] for row in session.execute(query)}
-
     def events(self) -> Iterator[Event]:
         """The whole audit chain, from the first event on."""
         with self._database.reading() as session:

@@ -7,6 +7,7 @@ are in docs/adr/0002-codec.md.
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch import Generator, Tensor
 
 from pipeline.contrast import ALL_CONTRASTS
 from pipeline.model.codec import PixelUnshuffleCodec, compressing_codec
-from pipeline.training.data import Pool, load, pair_path
+from pipeline.training.data import HELD_OUT_FROM, Pool, fill, load, pair_path
 from pipeline.training.evaluate import REPORTED
 from pipeline.training.losses import reconstruction_loss, tissue_weights
 
@@ -137,3 +138,22 @@ def run_study(pool_dir: Path, seeds: range, held_out: range, minutes: float) -> 
     pool.refresh()
     codec = train_autoencoder(pool, minutes)
     return study_table(measure(codec, pool_dir, held_out))
+
+
+def main() -> None:
+    """Print the table of the codec decision; phantoms that the pool lacks are drawn first."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("pool", type=Path, help="folder of phantom pairs")
+    parser.add_argument("--minutes", type=float, default=20, help="of training the autoencoder")
+    parser.add_argument("--phantoms", type=int, default=181, help="to train on")
+    parser.add_argument("--held-out", type=int, default=4, help="to measure on")
+    asked = parser.parse_args()
+    seeds = range(asked.phantoms)
+    held_out = range(HELD_OUT_FROM, HELD_OUT_FROM + asked.held_out)
+    for wanted in (seeds, held_out):
+        fill(asked.pool, wanted)
+    print(run_study(asked.pool, seeds, held_out, asked.minutes))
+
+
+if __name__ == "__main__":
+    main()
