@@ -37,7 +37,7 @@ class Facts:
         held_out: Phantoms of the evaluation.
         hardware: Of the training.
         software: Name and version.
-        figures: Markdown table of `evaluate.table`.
+        figures: Markdown table of `pipeline.evaluation.scores.table`.
         loss: First and last training loss.
         notes: What a reader should know about this very run; goes under the limits.
     """

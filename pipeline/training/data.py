@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from pipeline.geometry import Grid
-from pipeline.phantom import TrainingPair, patient, render, stack_grid
+from pipeline.phantom import Patient, TrainingPair, patient, render, stack_grid
 
 SIGNAL_STEPS = 2000
 """Signals are stored as whole numbers of 1/2000 of CSF, HU as whole HU: a quarter of the size."""
@@ -52,14 +52,18 @@ class Batch:
 
 
 def make_pair(seed: int) -> TrainingPair:
-    """The stack of one phantom, up to `HIGHEST_MM` above where the phantom itself puts it."""
+    """The stack of one phantom on its `pair_grid`."""
     person = patient(seed)
-    grid = stack_grid(person)
-    up_mm = np.random.default_rng(seed).uniform(0, HIGHEST_MM)
-    origin = grid.origin_mm - up_mm * grid.directions[1]
-    placed = Grid.from_steps(grid.shape, origin, grid.steps_mm)
-    done = render(person, placed, supersample=2)
+    done = render(person, pair_grid(person), supersample=2)
     return TrainingPair(done.ct, done.t2, done.stir, done.labels)
+
+
+def pair_grid(person: Patient) -> Grid:
+    """Up to `HIGHEST_MM` above where the phantom itself puts its stack."""
+    grid = stack_grid(person)
+    up_mm = np.random.default_rng(person.seed).uniform(0, HIGHEST_MM)
+    origin = grid.origin_mm - up_mm * grid.directions[1]
+    return Grid.from_steps(grid.shape, origin, grid.steps_mm)
 
 
 def store(path: Path, pair: TrainingPair) -> None:

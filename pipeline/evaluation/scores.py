@@ -5,10 +5,8 @@ Phantom figures say how well the phantom was learned. They are no claim about pa
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +16,7 @@ from pipeline.contrast import ALL_CONTRASTS, Contrast
 from pipeline.geometry import Float32, Volume
 from pipeline.phantom import TrainingPair, patient, stack_grid
 from pipeline.phantom.tissues import Tissue
-from pipeline.synthesis import Model, load_model, synthesize
-from pipeline.training.data import HELD_OUT_FROM, fill, load, pair_path
+from pipeline.synthesis import Model, synthesize
 
 Images = Mapping[Contrast, Float32]
 Method = Callable[[Float32], Images]
@@ -27,9 +24,6 @@ Method = Callable[[Float32], Images]
 
 NOISE_HU = 10.0
 """The phantom's CT is clean; a soft kernel at 3 mm leaves about this much, a little correlated."""
-
-LOOKUP_FROM = 120
-"""First of the training phantoms that the lookup table learns from."""
 
 LOOKUP_BLUR_PX = 1.0
 LOOKUP_STEP_HU = 10
@@ -91,17 +85,31 @@ def evaluate(method: Method, pairs: Iterable[TrainingPair], seed: int = 0) -> li
         seed: Of the noise, so that every method sees the same.
     """
     rng = np.random.default_rng(seed)
-    sums: dict[tuple[Contrast, str], _Sums] = {}
+    tally = Tally()
     for pair in pairs:
-        images = method(noisy(pair.ct, rng))
+        tally.add(method(noisy(pair.ct, rng)), pair)
+    return tally.scores()
+
+
+class Tally:
+    """Adds up one method's scores, phantom by phantom."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[Contrast, str], _Sums] = {}
+
+    def add(self, images: Images, pair: TrainingPair) -> None:
+        """Compare the images of one phantom with its truth."""
         masks = {"BODY": pair.labels != Tissue.AIR}
         masks |= {tissue.name: pair.labels == tissue for tissue in REPORTED}
         for contrast, truth in ((Contrast.T2, pair.t2), (Contrast.STIR, pair.stir)):
             similarity = ssim_map(images[contrast], truth)
             for name, mask in masks.items():
-                total = sums.setdefault((contrast, name), _Sums())
+                total = self._sums.setdefault((contrast, name), _Sums())
                 total.add(images[contrast][mask], truth[mask], similarity[mask])
-    return [total.score(*key) for key, total in sums.items() if total.pixels]
+
+    def scores(self) -> list[Score]:
+        """One score for each contrast and tissue that was there."""
+        return [total.score(*key) for key, total in self._sums.items() if total.pixels]
 
 
 class _Sums:
@@ -221,30 +229,3 @@ def table(scores: Mapping[str, list[Score]]) -> str:
             + " |"
         )
     return "\n".join(lines)
-
-
-def main() -> None:
-    """Print the table of the model card; phantoms that the pool lacks are drawn first."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("pool", type=Path, help="folder of phantom pairs")
-    parser.add_argument("--model", type=Path, help="model folder; the built-in one when left out")
-    parser.add_argument("--held-out", type=int, default=6, help="phantoms to judge on")
-    parser.add_argument("--lookup", type=int, default=20, help="phantoms of the lookup table")
-    asked = parser.parse_args()
-    judged = range(HELD_OUT_FROM, HELD_OUT_FROM + asked.held_out)
-    learned = range(LOOKUP_FROM, LOOKUP_FROM + asked.lookup)
-    for seeds in (judged, learned):
-        fill(asked.pool, seeds)
-    methods = {
-        "model": model_method(load_model(asked.model)),
-        "lookup": lookup_method(load(pair_path(asked.pool, seed)) for seed in learned),
-    }
-    scores = {
-        name: evaluate(method, (load(pair_path(asked.pool, seed)) for seed in judged))
-        for name, method in methods.items()
-    }
-    print(table(scores))
-
-
-if __name__ == "__main__":
-    main()
