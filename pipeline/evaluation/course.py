@@ -1,0 +1,120 @@
+"""Follow the canal through a sagittal stack: along it and, at every millimeter, across it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d, map_coordinates
+
+from pipeline.anatomy import Anatomy
+from pipeline.geometry import Float32, Float64, Grid
+from pipeline.phantom import Patient
+from pipeline.phantom.landmarks import canal_ap_mm, centerline_mm
+
+STEP_MM = 1.0
+ACROSS_MM = np.arange(-16.0, 16.01, 0.25)
+"""Positions across the canal; positive is to the front."""
+
+C1_ABOVE_DISC_MM = 36.0
+"""Arch of the atlas above the disc C2/3."""
+
+T3_BELOW_DISC_MM = 38.0
+"""Lower end-plate of T3 below the disc T1/2."""
+
+HALF_AP_MM = 7.0
+"""Half of a usual canal, where the CT's diameter was withheld."""
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """The middle of the canal from C1 to T3, as far as it lies in the stack.
+
+    Args:
+        index: ``(n, 3)`` slice, row, column; a millimeter apart.
+        front: ``(n, 2)`` row and column of a step of 1 mm to the front.
+        half_mm: ``(n,)`` half of the canal's AP diameter.
+        position_mm: ``(n, 3)`` LPS.
+    """
+
+    index: Float64
+    front: Float64
+    half_mm: Float64
+    position_mm: Float64
+
+    @property
+    def middle_slice(self) -> int:
+        """The slice that holds most of the canal."""
+        return int(np.median(np.rint(self.index[:, 0])))
+
+    def across(self, values: NDArray[Any], order: int = 1) -> Float32:
+        """Values across the canal, ``(n, position)``, in the slice nearest to its middle.
+
+        Args:
+            values: ``(slice, row, column)``.
+            order: Of the interpolation; 0 for labels.
+        """
+        rows = self.index[:, 1, None] + ACROSS_MM * self.front[:, 0, None]
+        columns = self.index[:, 2, None] + ACROSS_MM * self.front[:, 1, None]
+        slices = np.broadcast_to(np.rint(self.index[:, 0, None]), rows.shape)
+        out: Float32 = map_coordinates(
+            values, np.stack((slices, rows, columns)), order=order, mode="nearest", output="f4"
+        )
+        return out
+
+    def near(self, position_mm: Float64, reach_mm: float) -> NDArray[np.bool_]:
+        """Which points lie within a distance of the point nearest to a position."""
+        away = np.linalg.norm(self.position_mm - position_mm, axis=1)
+        points = np.arange(len(away)) * STEP_MM
+        near: NDArray[np.bool_] = np.abs(points - points[away.argmin()]) <= reach_mm
+        return near & bool(away.min() < 12.0)
+
+
+def phantom_course(person: Patient, grid: Grid) -> Course:
+    """Where the phantom's canal truly is."""
+    last = next(level for level in person.spine.levels if level.name == "T3").bottom
+    points = centerline_mm(person)
+    # the first point lies at 8 mm below the tip of the dens, points are 3 mm apart
+    points = points[: max(2, int((last - 8 * person.size) / 3.0))]
+    widths = canal_ap_mm(person)
+    middles = np.array([v.middle for v in person.spine.levels])
+    along = 8 * person.size + 3.0 * np.arange(len(points))
+    half = np.interp(along, middles, [widths[v.name] / 2 for v in person.spine.levels])
+    return _course(points, half, grid)
+
+
+def anatomy_course(anatomy: Anatomy, grid: Grid) -> Course:
+    """Where the gate found a real patient's canal, from C1 to T3 by its levels."""
+    points = anatomy.centerline_mm
+    arc = np.concatenate(([0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))))
+    discs = {
+        level.name: float(arc[np.linalg.norm(points - level.position_mm, axis=1).argmin()])
+        for level in anatomy.levels
+    }
+    first = discs["C2/3"] - C1_ABOVE_DISC_MM
+    last = max(discs.values()) + T3_BELOW_DISC_MM
+    kept = (arc >= first) & (arc <= last)
+    middles = np.array([at + 8.0 for at in discs.values()])
+    names = ("C3", "C4", "C5", "C6", "C7", "T1", "T2")
+    widths = [anatomy.canal_ap_mm.get(name, 2 * HALF_AP_MM) / 2 for name in names[: len(middles)]]
+    return _course(points[kept], np.interp(arc[kept], middles, widths), grid)
+
+
+def _course(points_mm: Float64, half_mm: Float64, grid: Grid) -> Course:
+    """Resampled to `STEP_MM` and cut to the stack."""
+    arc = np.concatenate(([0.0], np.cumsum(np.linalg.norm(np.diff(points_mm, axis=0), axis=1))))
+    at = np.arange(0, arc[-1], STEP_MM)
+    points = np.stack([np.interp(at, arc, axis) for axis in points_mm.T], axis=1)
+    half = np.interp(at, arc, half_mm)
+    index = grid.to_index(points)
+    pixel_mm = grid.spacing_mm[1]
+    along = np.gradient(gaussian_filter1d(index[:, 1:], 4, axis=0, mode="nearest"), axis=0)
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    front = np.stack((along[:, 1], -along[:, 0]), axis=1) / pixel_mm
+    reach = ACROSS_MM.max() * np.abs(front)
+    room = np.array(grid.shape[1:]) - 1
+    inside = ((index[:, 1:] >= reach) & (index[:, 1:] <= room - reach)).all(axis=1)
+    inside &= (index[:, 0] > -0.5) & (index[:, 0] < grid.shape[0] - 0.5)
+    return Course(index[inside], front[inside], half[inside], points[inside])
