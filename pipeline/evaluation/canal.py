@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from pipeline.evaluation.course import ACROSS_MM, Course
+from pipeline.evaluation.course import ACROSS_MM, STEP_MM, Course
 from pipeline.geometry import Float32, Float64, Grid
 from pipeline.phantom import Patient, Tissue, TrainingPair
 from pipeline.phantom.landmarks import canal_ap_mm
@@ -51,7 +51,7 @@ class CanalRows:
 
 def read_rows(t2: Float32, course: Course) -> CanalRows:
     """Measure every point of the course."""
-    profiles = gaussian_filter1d(course.across(t2), 1.0, axis=0)
+    profiles = gaussian_filter1d(course.across(t2), 1.0 / STEP_MM, axis=0)
     rows = [_row(p, half) for p, half in zip(profiles, course.half_mm, strict=True)]
     return CanalRows(*np.array(rows, dtype=np.float64).reshape(-1, 4).T)
 

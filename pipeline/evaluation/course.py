@@ -1,4 +1,4 @@
-"""Follow the canal through a sagittal stack: along it and, at every millimeter, across it."""
+"""Follow the canal through a sagittal stack: along it and, at every half millimeter, across it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.geometry import Float32, Float64, Grid
 from pipeline.phantom import Patient
 from pipeline.phantom.landmarks import canal_ap_mm, centerline_mm
 
-STEP_MM = 1.0
+STEP_MM = 0.5
 ACROSS_MM = np.arange(-16.0, 16.01, 0.25)
 """Positions across the canal; positive is to the front."""
 
@@ -23,6 +23,9 @@ C1_ABOVE_DISC_MM = 36.0
 
 T3_BELOW_DISC_MM = 38.0
 """Lower end-plate of T3 below the disc T1/2."""
+
+TOUCHED_SLICES = 2
+"""Slices on both sides of the canal's that `Course.within` takes: the vertebral bodies."""
 
 HALF_AP_MM = 7.0
 """Half of a usual canal, where the CT's diameter was withheld."""
@@ -33,7 +36,7 @@ class Course:
     """The middle of the canal from C1 to T3, as far as it lies in the stack.
 
     Args:
-        index: ``(n, 3)`` slice, row, column; a millimeter apart.
+        index: ``(n, 3)`` slice, row, column; `STEP_MM` apart.
         front: ``(n, 2)`` row and column of a step of 1 mm to the front.
         half_mm: ``(n,)`` half of the canal's AP diameter.
         position_mm: ``(n, 3)`` LPS.
@@ -59,10 +62,44 @@ class Course:
         rows = self.index[:, 1, None] + ACROSS_MM * self.front[:, 0, None]
         columns = self.index[:, 2, None] + ACROSS_MM * self.front[:, 1, None]
         slices = np.broadcast_to(np.rint(self.index[:, 0, None]), rows.shape)
-        out: Float32 = map_coordinates(
-            values, np.stack((slices, rows, columns)), order=order, mode="nearest", output="f4"
+        where = np.stack((slices, rows, columns))
+        out = map_coordinates(values.astype(np.float32), where, order=order, mode="nearest")
+        return out.astype(np.float32)
+
+    def points(self, offsets_mm: Float64) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Nearest row and column at distances to the front of the canal's middle.
+
+        Args:
+            offsets_mm: ``(position,)``, or ``(n, position)`` for other ones at each point.
+        """
+        rows = self.index[:, 1, None] + offsets_mm * self.front[:, 0, None]
+        columns = self.index[:, 2, None] + offsets_mm * self.front[:, 1, None]
+        return np.rint(rows).astype(np.intp), np.rint(columns).astype(np.intp)
+
+    def within(
+        self, shape: tuple[int, ...], front_mm: float | Float64, back_mm: float | Float64
+    ) -> NDArray[np.bool_]:
+        """Pixels of a band along the canal, in the slices through the vertebral bodies.
+
+        Args:
+            shape: Of the stack.
+            front_mm: How far the band reaches in front of the canal's middle, also ``(n,)``.
+            back_mm: How far behind it; negative starts the band in front of the middle.
+        """
+        low, high = (
+            np.broadcast_to(-np.asarray(back_mm), len(self.index)),
+            np.broadcast_to(np.asarray(front_mm), len(self.index)),
         )
-        return out
+        offsets = np.arange(low.min(), high.max() + 0.1, 0.4)
+        rows, columns = self.points(offsets)
+        kept = (offsets >= low[:, None]) & (offsets <= high[:, None])
+        kept &= (rows >= 0) & (rows < shape[1]) & (columns >= 0) & (columns < shape[2])
+        slices = np.rint(self.index[:, 0]).astype(np.intp)
+        mask = np.zeros(shape, dtype=bool)
+        for aside in range(-TOUCHED_SLICES, TOUCHED_SLICES + 1):
+            at = np.broadcast_to(np.clip(slices + aside, 0, shape[0] - 1)[:, None], kept.shape)
+            mask[at[kept], rows[kept], columns[kept]] = True
+        return mask
 
     def near(self, position_mm: Float64, reach_mm: float) -> NDArray[np.bool_]:
         """Which points lie within a distance of the point nearest to a position."""
@@ -110,7 +147,9 @@ def _course(points_mm: Float64, half_mm: Float64, grid: Grid) -> Course:
     half = np.interp(at, arc, half_mm)
     index = grid.to_index(points)
     pixel_mm = grid.spacing_mm[1]
-    along = np.gradient(gaussian_filter1d(index[:, 1:], 4, axis=0, mode="nearest"), axis=0)
+    along = np.gradient(
+        gaussian_filter1d(index[:, 1:], 4 / STEP_MM, axis=0, mode="nearest"), axis=0
+    )
     along /= np.linalg.norm(along, axis=1, keepdims=True)
     front = np.stack((along[:, 1], -along[:, 0]), axis=1) / pixel_mm
     reach = ACROSS_MM.max() * np.abs(front)
