@@ -144,6 +144,32 @@ def train(
 
 
 @app.command()
+def evaluate(
+    seeds: Annotated[
+        str, typer.Option(metavar="A:B", help="Held-out phantoms, A up to B; from 100000 on.")
+    ] = "100000:100050",
+    model: ModelOption = None,
+    regression: Annotated[
+        Path | None, typer.Option(help="Model folder of the same net as plain regression.")
+    ] = None,
+    pool: Annotated[
+        Path | None, typer.Option(help="Folder of phantoms, kept between runs; made when missing.")
+    ] = None,
+    ct: Annotated[
+        Path | None, typer.Option("--ct", help="DICOM of a real neck, for measures without truth.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A page with tables and pictures.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How good is a model on phantoms it has never seen, and against what baselines?"""
+    from node.commands import judging
+
+    judging.evaluate(seeds, model, regression, pool, ct, html, as_json)
+
+
+@app.command()
 def send(
     folder: Annotated[Path, typer.Argument(help="Of DICOM files, searched with its subfolders.")],
     address: Annotated[str, typer.Argument(metavar="HOST:PORT")],

@@ -165,6 +165,17 @@ def _series_in(folder: Path) -> list[FolderSeries]:
     ]
 
 
+def chosen_paths(folder: Path, settings: Settings) -> list[Path]:
+    """Files of the CT series in a folder that the node would select.
+
+    Raises:
+        Refuse: When the folder holds no DICOM file, or several such series.
+        Declined: When the node would select none.
+    """
+    series = _chosen(_series_in(folder), settings.selection, settings.synthesis.contrasts)
+    return list(series.files.values())
+
+
 def _chosen(
     found: Sequence[FolderSeries], settings: SelectionSettings, contrasts: tuple[str, ...]
 ) -> FolderSeries:

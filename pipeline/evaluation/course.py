@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ class Course:
         """The slice that holds most of the canal."""
         return int(np.median(np.rint(self.index[:, 0])))
 
-    def across(self, values: NDArray[Any], order: int = 1) -> Float32:
+    def across(self, values: NDArray[Any], order: Literal[0, 1] = 1) -> Float32:
         """Values across the canal, ``(n, position)``, in the slice nearest to its middle.
 
         Args:
@@ -63,8 +63,10 @@ class Course:
         columns = self.index[:, 2, None] + ACROSS_MM * self.front[:, 1, None]
         slices = np.broadcast_to(np.rint(self.index[:, 0, None]), rows.shape)
         where = np.stack((slices, rows, columns))
-        out = map_coordinates(values.astype(np.float32), where, order=order, mode="nearest")
-        return out.astype(np.float32)
+        out: Float32 = map_coordinates(
+            values.astype(np.float32), where, order=order, mode="nearest"
+        )
+        return out
 
     def points(self, offsets_mm: Float64) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Nearest row and column at distances to the front of the canal's middle.

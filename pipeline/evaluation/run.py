@@ -325,11 +325,12 @@ def many_steps(model: Model, ct: Float32, steps: int, seed: int = 0) -> Images:
         steps: Evenly spaced noise levels from 1 down.
         seed: Of the noise field.
     """
-    field_ = model.pipeline.noise(*ct.shape[1:], Generator().manual_seed(seed))
+    _, rows, columns = ct.shape
+    start = model.pipeline.noise(rows, columns, Generator().manual_seed(seed))
     sigmas = [1 - i / steps for i in range(steps)]
     half = model.dtype == "bfloat16"
     with torch.autocast(model.device, dtype=torch.bfloat16, enabled=half):
-        out = model.pipeline(torch.tensor(ct), sigmas=sigmas, noise=field_).numpy()
+        out = model.pipeline(torch.tensor(ct), sigmas=sigmas, noise=start).numpy()
     return {c: out[:, i] for i, c in enumerate(ALL_CONTRASTS)}
 
 

@@ -1,0 +1,361 @@
+"""The evaluation as JSON, as Markdown for the model card, and as one HTML page with pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from html import escape
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.contrast import ALL_CONTRASTS, Contrast
+from pipeline.evaluation.injuries import Detection, Share
+from pipeline.evaluation.reference_free import ReferenceFree
+from pipeline.evaluation.run import Evaluation, Pictures, RealNeck
+from pipeline.evaluation.scores import Score, table
+from pipeline.geometry import Float32
+from pipeline.phantom import CT_VISIBLE
+
+SOFT_WINDOW_HU = (-135.0, 215.0)
+WHITE_SIGNAL = 0.9
+WHITE_ERROR = 0.5
+GAMMA = 0.8
+JPEG_QUALITY = 82
+
+Row = Sequence[str]
+
+
+def as_json(found: Evaluation) -> dict[str, Any]:
+    """Every figure, without the pictures; NaN becomes null."""
+    document: dict[str, Any] = {
+        "model": dict(found.model),
+        "facts": dict(found.facts),
+        "scores": {name: [asdict(s) for s in scores] for name, scores in found.scores.items()},
+        "stepped": {name: [asdict(s) for s in scores] for name, scores in found.stepped.items()},
+        "contrasts": [_contrast_row(row) for row in tissue_contrasts(found.scores["model"])],
+        "canal": asdict(found.canal),
+        "continuity": asdict(found.continuity),
+        "detections": [asdict(d) for d in found.detections],
+        "ct_visible_share_assumed": {f.value: share for f, share in CT_VISIBLE.items()},
+        "uninjured": [asdict(u) for u in found.uninjured],
+        "real": None if found.real is None else asdict(found.real.measures),
+        "stir_limits": stir_limits(found.uninjured),
+    }
+    cleaned: dict[str, Any] = _finite(document)
+    return cleaned
+
+
+def _contrast_row(row: tuple[str, str, float, float]) -> dict[str, Any]:
+    """One row of `tissue_contrasts` by name."""
+    return dict(zip(("name", "image", "true", "predicted"), row, strict=True))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float):
+        return round(value, 5) if math.isfinite(value) else None
+    return value
+
+
+def tissue_contrasts(scores: Sequence[Score]) -> list[tuple[str, str, float, float]]:
+    """Name, image, true and predicted difference of mean signal between neighboring tissues."""
+    means = {(s.contrast, s.tissue): s for s in scores}
+    rows = []
+    for contrast in ALL_CONTRASTS:
+        for name, bright, dark in (
+            ("CSF - cord", "CSF", "CORD"),
+            ("nucleus - annulus", "NUCLEUS", "ANNULUS"),
+            ("marrow - cortex", "MARROW", "CORTEX"),
+            ("CSF - ligament", "CSF", "LIGAMENT"),
+        ):
+            a, b = means.get((contrast, bright)), means.get((contrast, dark))
+            if a is not None and b is not None:
+                rows.append((name, contrast.value, a.true_mean - b.true_mean, a.mean - b.mean))
+    return rows
+
+
+def stir_limits(uninjured: Sequence[ReferenceFree]) -> dict[str, float]:
+    """Brightest 99th percentile of STIR among the uninjured phantoms, by tissue."""
+    limits: dict[str, float] = {}
+    for one in uninjured:
+        for tissue, value in one.stir_p99.items():
+            limits[tissue] = max(limits.get(tissue, 0.0), value)
+    return limits
+
+
+def as_markdown(found: Evaluation) -> str:
+    """All tables, for the model card and the docs."""
+    return "\n\n".join(f"### {title}\n\n{note}\n\n{text}" for title, note, text in _parts(found))
+
+
+def _parts(found: Evaluation) -> list[tuple[str, str, str]]:
+    """Title, what the reader must know, Markdown table."""
+    facts = found.facts
+    judged = f"Held-out phantoms, seeds {_seeds(facts['judged'])}. "
+    method = f"Mask: {facts['mask']}. Normalization: {facts['normalization']}. {facts['noise']}. "
+    lookup = (
+        "*lookup*: mean signal of each HU, learned from training phantoms"
+        f" {_seeds(facts['lookup'])}; *codec only*: the truth encoded and decoded."
+    )
+    parts = [("Tissues", judged + method + lookup, table(found.scores))]
+    if found.stepped:
+        parts.append(
+            ("Many steps", f"{facts['stepped']}. One seeded noise field.", table(found.stepped))
+        )
+    parts += [
+        (
+            "Contrasts",
+            "Difference of mean signal; a predicted one below the true one has faded.",
+            _markdown(
+                ("tissues", "image", "true", "predicted", "share"),
+                (
+                    (name, image, f"{a:.2f}", f"{b:.2f}", f"{b / a:.0%}" if a else "")
+                    for name, image, a, b in tissue_contrasts(found.scores["model"])
+                ),
+            ),
+        ),
+        ("Canal and cord", _canal_note(), _canal(found)),
+        ("Continuity", "Ratio of predicted to true, and rank correlation.", _continuity(found)),
+        ("Injuries", _injury_note(found), _injuries(found.detections)),
+        ("Measures without a truth", _free_note(), _free(found.uninjured, found.real)),
+    ]
+    return parts
+
+
+def _seeds(value: object) -> str:
+    first, stop = value if isinstance(value, list | tuple) else (0, 0)
+    return f"{first} to {int(stop) - 1}"
+
+
+def _markdown(head: Row, rows: Iterable[Row]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _canal_note() -> str:
+    return (
+        "Measured in the pseudo-T2 alone, in the slice through the canal. *AP*: mean absolute"
+        " difference to the phantom's bony diameter; *AP, true T2*: the same measurement on the"
+        " true T2, so what the measurement itself is off; *AP, added*: pseudo-T2 against true T2,"
+        " so what the model adds. *Cord*: mean absolute error of its center where rows show cord"
+        " in CSF; *middle*: guessing the middle of the canal. The CT shows the cord when it is at"
+        " least 15 HU above CSF; all CTs have 10 HU of noise."
+    )
+
+
+def _canal(found: Evaluation) -> str:
+    canal = found.canal
+    rows: list[Row] = [
+        (
+            f"AP at {name}, mm",
+            f"{canal.ap_error_mm[name]:.2f}",
+            f"true T2 {canal.truth_ap_error_mm[name]:.2f}",
+            f"added {canal.ap_error_like_truth_mm[name]:.2f}",
+        )
+        for name in canal.ap_error_mm
+    ]
+    for key, words in (("shown", "CT shows it"), ("hidden", "CT does not")):
+        rows.append(
+            (
+                f"cord center, mm, {words} ({canal.phantoms[key]} phantoms)",
+                f"{canal.cord_error_mm[key]:.2f}",
+                f"95% {canal.cord_error_p95_mm[key]:.2f}",
+                f"middle {canal.middle_error_mm[key]:.2f}",
+            )
+        )
+        rows.append((f"rows resolved, {words}", f"{canal.resolved[key]:.1%}", "", ""))
+    rows.append(("rows resolved in the true T2", f"{canal.resolved_truth:.1%}", "", ""))
+    return _markdown(("measure", "model", "", ""), rows)
+
+
+def _continuity(found: Evaluation) -> str:
+    rows = [
+        (c.value, f"{found.continuity.step_ratio[c]:.2f}", f"{found.continuity.level_order[c]:.2f}")
+        for c in ALL_CONTRASTS
+    ]
+    head = ("image", "difference of neighboring slices", "marrow by level, C3 to T1")
+    return _markdown(head, rows)
+
+
+def _injury_note(found: Evaluation) -> str:
+    assumed = ", ".join(f"{f.value} {share:.0%}" for f, share in CT_VISIBLE.items() if share < 1)
+    return (
+        "A region above a threshold counts as found. Regions come from the uninjured twin;"
+        f" thresholds from other phantoms (seeds {_seeds(found.facts['tuning'])}). *visible*: with"
+        " a CT sign; *occult*: without, where a finding would be invented or missed. Exact 95%"
+        " limits; levels of one patient count as independent, which makes them too narrow. *true*:"
+        " the same on the true image, the ceiling. The share of findings with a CT sign is"
+        f" assumed: {assumed}."
+    )
+
+
+def _injuries(detections: Sequence[Detection]) -> str:
+    def share(s: Share) -> str:
+        return f"{s.value:.2f} ({s.low:.2f}-{s.high:.2f}), n {s.of}" if s.of else "n 0"
+
+    def area(value: float) -> str:
+        return f"{value:.2f}" if math.isfinite(value) else ""
+
+    return _markdown(
+        (
+            "finding", "image", "threshold", "sensitivity, visible", "specificity",
+            "AUC, visible", "sensitivity, occult", "AUC, occult",
+        ),
+        (
+            (
+                d.finding.value.replace("_", " "), d.image, f"{d.statistic} > {d.threshold:.2f}",
+                share(d.sensitivity_visible), share(d.specificity), area(d.auc_visible),
+                share(d.sensitivity_occult), area(d.auc_occult),
+            )
+            for d in detections
+        ),
+    )  # fmt: skip
+
+
+def _free_note() -> str:
+    return (
+        "The same measures on uninjured held-out phantoms (median, and the range) and on the real"
+        " neck. The real neck is a tuning case that was looked at during development, no test."
+        " *dark bone edges*: share of the CT's bone-edge pixels with a T2 below 0.2 beside them;"
+        " in soft tissue is chance. STIR: 99th percentile of what the CT shows as this tissue."
+    )
+
+
+def _free(uninjured: Sequence[ReferenceFree], real: RealNeck | None) -> str:
+    def values(one: ReferenceFree) -> dict[str, float]:
+        own = {
+            "rows resolved C1 to T3": one.resolved,
+            "CSF peak, median of rows": one.csf_peak,
+            "T2 in the canal, 95th percentile": one.csf_p95,
+            "dark bone edges": one.dark_edges,
+            "dark in soft tissue": one.dark_soft,
+            "T2 at bone edges": one.edge_signal,
+        }
+        own |= {f"STIR, {name}": value for name, value in one.stir_p99.items()}
+        return own | {f"change under 20 HU of noise, {c.value}": v for c, v in one.change.items()}
+
+    phantoms = [values(one) for one in uninjured]
+    neck = {} if real is None else values(real.measures)
+    names = list(dict.fromkeys([name for one in [*phantoms, neck] for name in one]))
+    rows = []
+    for name in names:
+        known = [one[name] for one in phantoms if name in one]
+        spread = f"{np.median(known):.3f} ({min(known):.3f} to {max(known):.3f})" if known else ""
+        rows.append((name, spread, f"{neck[name]:.3f}" if name in neck else ""))
+    return _markdown(("measure", f"{len(phantoms)} uninjured phantoms", "real neck"), rows)
+
+
+def as_html(found: Evaluation) -> str:
+    """One page that needs nothing else: tables, and pictures as data URLs."""
+    name = f"{found.model['name']} {found.model['version']}"
+    body = [
+        f"<h1>Evaluation of {escape(name)}</h1>",
+        "<p class=warn><strong>Phantom figures say how well the phantom was learned. They are no"
+        " claim about patients. Research only.</strong></p>",
+        f"<p>Model digest <code>{escape(found.model['digest'][:16])}</code>;"
+        f" {escape(str(found.facts['device']))}; {found.facts['seconds']} s.</p>",
+    ]
+    for title, note, text in _parts(found):
+        body.append(f"<h2>{escape(title)}</h2><p>{_words(note)}</p>{_html_table(text)}")
+    body.append("<h2>Pictures of phantoms</h2><p>The slice through the canal. Errors: black is 0,"
+                f" white is {WHITE_ERROR}.</p>")  # fmt: skip
+    body += [_phantom_figure(one) for one in found.pictures]
+    if found.real is not None:
+        body.append("<h2>Pictures of the real neck</h2><p>CT, pseudo-T2, pseudo-STIR of every"
+                    " slice, from the patient's left to the right.</p>")  # fmt: skip
+        body += [_real_figure(found.real, k) for k in range(len(found.real.stack))]
+    return _PAGE.format(title=escape(name), body="\n".join(body))
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Evaluation of {title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 90rem; margin: 2rem auto;
+  padding: 0 1rem; }}
+.scroll {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }}
+th, td {{ border-bottom: 1px solid #8886; padding: .2rem .6rem; text-align: left;
+  white-space: nowrap; }}
+.warn {{ border-left: 4px solid #c60; padding-left: .8rem; }}
+figure {{ margin: 1rem 0; break-inside: avoid; }}
+figure div {{ display: flex; flex-wrap: wrap; gap: 4px; }}
+figure span {{ font-size: 12px; }}
+figure img {{ display: block; width: 192px; }}
+@media print {{ body {{ max-width: none; font-size: 11px; }} table {{ font-size: 8px; }}
+  .scroll {{ overflow: visible; }} figure img {{ width: 120px; }} }}
+</style></head><body>
+{body}
+</body></html>
+"""
+
+
+def _words(note: str) -> str:
+    """Escaped, with the Markdown emphasis of the notes as emphasis."""
+    pieces = escape(note).split("*")
+    return "".join(f"<em>{p}</em>" if i % 2 else p for i, p in enumerate(pieces))
+
+
+def _html_table(markdown: str) -> str:
+    rows = [line.strip("|").split("|") for line in markdown.splitlines()]
+    head = "".join(f"<th>{escape(cell.strip())}</th>" for cell in rows[0])
+    lines = [
+        "<tr>" + "".join(f"<td>{escape(cell.strip())}</td>" for cell in row) + "</tr>"
+        for row in rows[2:]
+    ]
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _phantom_figure(one: Pictures) -> str:
+    cells = [("CT", _gray(one.ct, *SOFT_WINDOW_HU, gamma=1.0))]
+    for contrast in ALL_CONTRASTS:
+        truth = one.truth[contrast]
+        cells.append((f"true {contrast.value}", _gray(truth, 0, WHITE_SIGNAL)))
+        for name, images in one.images.items():
+            cells.append((f"{name} {contrast.value}", _gray(images[contrast], 0, WHITE_SIGNAL)))
+            if name == "model":
+                error = np.abs(images[contrast] - truth)
+                cells.append((f"error {contrast.value}", _gray(error, 0, WHITE_ERROR, gamma=1.0)))
+    return _figure(f"Phantom {one.seed}: {one.findings.replace('_', ' ')}", cells)
+
+
+def _real_figure(neck: RealNeck, k: int) -> str:
+    cells = [("CT", _gray(neck.stack[k], *SOFT_WINDOW_HU, gamma=1.0))]
+    for contrast in (Contrast.T2, Contrast.STIR):
+        image = _gray(neck.images[contrast][k], 0, WHITE_SIGNAL)
+        cells.append((f"pseudo-{contrast.value}", image))
+    return _figure(f"Real neck, slice {k + 1} of {len(neck.stack)}", cells)
+
+
+def _figure(caption: str, cells: Sequence[tuple[str, NDArray[np.uint8]]]) -> str:
+    pictures = "".join(
+        f'<span><img alt="{escape(name)}" src="{_data_url(image)}">{escape(name)}</span>'
+        for name, image in cells
+    )
+    return f"<figure><figcaption>{escape(caption)}</figcaption><div>{pictures}</div></figure>"
+
+
+def _data_url(image: NDArray[np.uint8]) -> str:
+    sink = io.BytesIO()
+    Image.fromarray(image).save(sink, "JPEG", quality=JPEG_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
+
+
+def _gray(values: Float32, black: float, white: float, gamma: float = GAMMA) -> NDArray[np.uint8]:
+    share = np.clip((values - black) / (white - black), 0, 1)
+    out: NDArray[np.uint8] = np.rint(255 * share**gamma).astype(np.uint8)
+    return out
