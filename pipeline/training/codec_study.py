@@ -18,9 +18,9 @@ from diffusers import AutoencoderKL
 from torch import Generator, Tensor
 
 from pipeline.contrast import ALL_CONTRASTS
+from pipeline.evaluation.scores import REPORTED
 from pipeline.model.codec import PixelUnshuffleCodec, compressing_codec
 from pipeline.training.data import HELD_OUT_FROM, Pool, fill, load, pair_path
-from pipeline.evaluation.scores import REPORTED
 from pipeline.training.losses import reconstruction_loss, tissue_weights
 
 KL_WEIGHT = 1e-6

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.evaluation.scores import evaluate, lookup_method, noisy, ssim_map, table
 from pipeline.model.pipeline import PseudoMRIPipeline
 from pipeline.phantom import Tissue, TrainingPair
 from pipeline.training.augment import Augmentation, augment
 from pipeline.training.codec_study import Reconstruction, study_table
 from pipeline.training.data import Batch, Pool, load, pair_path, store
-from pipeline.evaluation.scores import evaluate, lookup_method, noisy, ssim_map, table
 from pipeline.training.loop import Run, TrainingConfig, train
 from pipeline.training.losses import reconstruction_loss, tissue_weights
 from tests.pipeline.models import TINY_WIDTHS

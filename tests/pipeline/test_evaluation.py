@@ -1,0 +1,179 @@
+"""The evaluation: it finds what is there, and an error that is put in comes out as that error."""
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from node.commands.judging import seeds_of
+from node.errors import Refuse
+from pipeline.contrast import Contrast
+from pipeline.evaluation import report
+from pipeline.evaluation.canal import CanalTally, read_rows, true_cord_mm
+from pipeline.evaluation.course import ACROSS_MM, Course, phantom_course
+from pipeline.evaluation.injuries import Sample, Share, auc, detect, samples_of
+from pipeline.evaluation.reference_free import measure
+from pipeline.evaluation.run import Evaluation, Plan, evaluate_all
+from pipeline.geometry import Float32, Grid
+from pipeline.phantom import Finding, Patient, TrainingPair, patient
+from pipeline.synthesis import load_model
+from pipeline.training.data import fill, load, pair_grid, pair_path
+from tests.pipeline.models import save_tiny
+
+INJURED, TUNED = 100_000, 99_503
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pool")
+    for seed in (INJURED, TUNED):
+        fill(folder, range(seed, seed + 1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def phantom(pool: Path) -> tuple[Patient, TrainingPair, Grid, Course]:
+    person = patient(INJURED)
+    grid = pair_grid(person)
+    return person, load(pair_path(pool, INJURED)), grid, phantom_course(person, grid)
+
+
+@pytest.fixture(scope="module")
+def found(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    model = load_model(save_tiny(tmp_path_factory.mktemp("model")), "cpu")
+    others = range(TUNED, TUNED + 1)
+    plan = Plan(pool, range(INJURED, INJURED + 1), tuning=others, lookup=others, steps=2)
+    return evaluate_all(plan, model, regression=model)
+
+
+def test_one_run_has_every_method_and_the_codec_is_lossless(found: Evaluation) -> None:
+    assert list(found.scores) == ["model", "lookup", "regression", "codec only"]
+    mae = {
+        name: next(s.mae for s in scores if (s.contrast, s.tissue) == ("T2", "CSF"))
+        for name, scores in found.scores.items()
+    }
+    assert mae["codec only"] < 1e-5
+    # the same weights in another role are the same images
+    assert mae["regression"] == mae["model"] > 0.1
+    model, slow = (
+        next(s for s in scores if s.tissue == "BODY") for scores in found.stepped.values()
+    )
+    assert model.pixels == slow.pixels < next(s.pixels for s in found.scores["model"])
+    assert model.mae != slow.mae
+
+
+def test_json_has_no_nan_and_the_page_stands_alone(found: Evaluation) -> None:
+    document = report.as_json(found)
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert document["facts"]["judged"] == [INJURED, INJURED + 1]
+    page = report.as_html(found)
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    # CT, and for both contrasts: truth, error, model, lookup, regression, codec, few steps
+    assert len(pictures) == 1 + 2 * 7
+    first = Image.open(io.BytesIO(base64.b64decode(pictures[0])))
+    assert first.size == (256, 256)
+    assert np.asarray(first).std() > 20
+    text = report.as_markdown(found)
+    for title in ("Tissues", "Many steps", "Canal and cord", "Injuries", "Measures without"):
+        assert f"### {title}" in text
+
+
+def test_the_truth_is_found_by_its_own_thresholds(found: Evaluation) -> None:
+    by_image = {(d.finding, d.image): d for d in found.detections}
+    true = by_image[Finding.DISC_INJURY, "true STIR"]
+    assert true.sensitivity_visible.value == true.specificity.value == true.auc_visible == 1
+
+
+def test_the_truth_has_no_canal_error_and_a_moved_cord_has_its_shift(
+    phantom: tuple[Patient, TrainingPair, Grid, Course],
+) -> None:
+    person, pair, grid, course = phantom
+    same = CanalTally()
+    same.add(pair.t2, pair, person, course, grid)
+    score = same.score()
+    assert set(score.ap_error_like_truth_mm.values()) == {0.0}
+    moved = np.roll(pair.t2, 2, axis=2)
+    rows, still = read_rows(moved, course), read_rows(pair.t2, course)
+    # two columns of 0.75 mm to the back, seen along lines that are not quite horizontal
+    assert np.nanmedian(rows.cord_mm - still.cord_mm) == pytest.approx(-1.5, abs=0.4)
+    assert np.nanmedian(np.abs(still.cord_mm - true_cord_mm(pair, course))) < 0.6
+
+
+def test_a_drawn_canal_is_measured_where_it_was_drawn() -> None:
+    columns = np.indices((120, 120))[1]
+    across = (80 - columns) * 0.75  # to the front of column 80, mm
+    t2 = np.where(np.abs(across) < 6, 1.0, 0.05)
+    t2 = np.where(np.abs(across - 1.5) < 3, 0.4, t2)
+    stack = np.stack([t2, t2, t2]).astype(np.float32)
+    at = np.arange(25, 95, 0.5 / 0.75)
+    index = np.stack((np.ones_like(at), at, np.full_like(at, 80.0)), axis=1)
+    front = np.tile([0.0, -1 / 0.75], (len(at), 1))
+    course = Course(index, front, np.full(len(at), 6.5), np.zeros((len(at), 3)))
+    found_rows = read_rows(stack, course)
+    assert found_rows.resolved == 1
+    assert found_rows.cord_mm == pytest.approx(np.full(len(at), 1.5), abs=0.3)
+    assert found_rows.ap_mm == pytest.approx(np.full(len(at), 12.0), abs=0.8)
+    assert read_rows(np.full_like(stack, 0.7), course).resolved == 0
+    assert course.across(stack).shape == (len(at), len(ACROSS_MM))
+
+
+def test_regions_do_not_know_where_the_injury_is(
+    phantom: tuple[Patient, TrainingPair, Grid, Course],
+) -> None:
+    person, pair, grid, course = phantom
+    flat: Float32 = np.ones_like(pair.t2)
+    samples = samples_of({"flat": flat}, pair, person, course, grid)
+    assert {s.is_injured for s in samples} == {True, False}
+    assert {v for s in samples for v in s.values.values()} == {1.0}
+
+
+def test_thresholds_are_chosen_on_the_tuning_phantoms_alone() -> None:
+    def sample(is_injured: bool, value: float) -> Sample:
+        values = {("STIR", "mean"): value, ("STIR", "p95"): value}
+        return Sample(Finding.DISC_INJURY, is_injured, True, values)
+
+    tuning = [sample(False, 0.1), sample(False, 0.2), sample(True, 0.8), sample(True, 0.9)]
+    judged = [sample(False, 0.1), sample(True, 0.3), sample(True, 0.7)]
+    (one,) = detect(tuning, judged)
+    assert one.threshold == pytest.approx(0.5)
+    assert (one.sensitivity_visible.hits, one.sensitivity_visible.of) == (1, 2)
+    # which a threshold on the judged themselves would have found
+    assert one.auc_visible == 1
+
+
+def test_exact_limits_and_the_area_are_those_of_the_books() -> None:
+    # Clopper-Pearson of 8 of 10, and the rule of three's exact form for 0 of 10
+    share = Share.count(8, 10)
+    assert (share.low, share.high) == pytest.approx((0.4439, 0.9748), abs=1e-4)
+    assert Share.count(0, 10).high == pytest.approx(1 - 0.025 ** (1 / 10))
+    assert auc(np.array([2.0, 3.0]), np.array([1.0, 2.0])) == pytest.approx(0.875)
+
+
+def test_measures_without_a_truth_see_a_lost_cord_and_a_bright_marrow(
+    phantom: tuple[Patient, TrainingPair, Grid, Course],
+) -> None:
+    _, pair, _, course = phantom
+    true = measure(pair.ct, {Contrast.T2: pair.t2, Contrast.STIR: pair.stir}, course)
+    blank = np.full_like(pair.t2, 0.6)
+    lost = measure(pair.ct, {Contrast.T2: blank, Contrast.STIR: blank}, course)
+    assert true.resolved > 0.8 > lost.resolved == 0
+    assert true.csf_p95 > 0.9 > lost.csf_p95
+    assert true.dark_edges > 0.5 > lost.dark_edges == 0
+    assert set(true.stir_p99) == {"marrow", "muscle", "prevertebral"}
+    assert lost.stir_p99["marrow"] == pytest.approx(0.6)
+
+
+def test_a_plan_keeps_judged_tuned_and_trained_apart(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="held-out"):
+        Plan(tmp_path, range(0, 5))
+    with pytest.raises(ValueError, match="thresholds"):
+        Plan(tmp_path, range(100_000, 100_005), range(100_004, 100_010))
+    assert seeds_of("100000:100050") == range(100_000, 100_050)
+    with pytest.raises(Refuse, match="expected A:B"):
+        seeds_of("100000-100050")
