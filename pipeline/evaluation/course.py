@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d, map_coordinates
+from scipy.ndimage import gaussian_filter1d, map_coordinates, median_filter
 
 from pipeline.anatomy import Anatomy
 from pipeline.geometry import Float32, Float64, Grid
@@ -27,6 +27,10 @@ T3_BELOW_DISC_MM = 38.0
 TOUCHED_SLICES = 2
 """Slices on both sides of the canal's that `Course.within` takes: the vertebral bodies."""
 
+WALL_HU = 200.0
+WALL_MM = (3.0, 12.0)
+"""Where a wall is believed, from the first estimate of the middle."""
+
 HALF_AP_MM = 7.0
 """Half of a usual canal, where the CT's diameter was withheld."""
 
@@ -39,7 +43,7 @@ class Course:
         index: ``(n, 3)`` slice, row, column; `STEP_MM` apart.
         front: ``(n, 2)`` row and column of a step of 1 mm to the front.
         half_mm: ``(n,)`` half of the canal's AP diameter.
-        position_mm: ``(n, 3)`` LPS.
+        position_mm: ``(n, 3)`` LPS, of the middle as it was first known.
     """
 
     index: Float64
@@ -103,12 +107,42 @@ class Course:
             mask[at[kept], rows[kept], columns[kept]] = True
         return mask
 
+    def between_walls(self, ct: Float32) -> Course:
+        """The same between the canal's bony walls in the CT of this very slice.
+
+        The gate's centerline is the middle of a ring of bone, which in a tilted or worn canal lies
+        a few millimeters off the middle of the slice's canal.
+
+        Args:
+            ct: HU, ``(slice, row, column)``.
+        """
+        profiles = gaussian_filter1d(self.across(ct), 1.0 / STEP_MM, axis=0)
+        front = _wall_mm(profiles[:, ACROSS_MM >= 0])
+        back = -_wall_mm(profiles[:, ACROSS_MM <= 0][:, ::-1])
+        middle, half = (front + back) / 2, (front - back) / 2
+        index = self.index.copy()
+        index[:, 1:] += middle[:, None] * self.front
+        return Course(index, self.front, half, self.position_mm)
+
     def near(self, position_mm: Float64, reach_mm: float) -> NDArray[np.bool_]:
         """Which points lie within a distance of the point nearest to a position."""
         away = np.linalg.norm(self.position_mm - position_mm, axis=1)
         points = np.arange(len(away)) * STEP_MM
         near: NDArray[np.bool_] = np.abs(points - points[away.argmin()]) <= reach_mm
         return near & bool(away.min() < 12.0)
+
+
+def _wall_mm(profiles: Float32) -> Float64:
+    """Distance from the middle to the wall, ``(n,)``; where there is none, from its neighbors."""
+    is_bone = profiles > WALL_HU
+    first = is_bone.argmax(axis=1) * float(ACROSS_MM[1] - ACROSS_MM[0])
+    at = np.arange(len(profiles))
+    seen = is_bone.any(axis=1) & (first >= WALL_MM[0]) & (first <= WALL_MM[1])
+    if not seen.any():
+        return np.full(len(profiles), HALF_AP_MM)
+    walls = median_filter(np.interp(at, at[seen], first[seen]), round(9 / STEP_MM), mode="nearest")
+    out: Float64 = gaussian_filter1d(walls, 2 / STEP_MM, mode="nearest")
+    return out
 
 
 def phantom_course(person: Patient, grid: Grid) -> Course:

@@ -72,9 +72,10 @@ def measure(ct: Float32, images: Mapping[Contrast, Float32], course: Course) -> 
     Args:
         ct: HU, ``(slice, row, column)``.
         images: Of the same shape.
-        course: Of the canal.
+        course: Of the canal, roughly; its walls are found in the CT.
     """
     t2, stir = images[Contrast.T2], images[Contrast.STIR]
+    course = course.between_walls(ct)
     rows = read_rows(t2, course)
     inside = course.within(ct.shape, course.half_mm - 0.5, course.half_mm - 0.5)
     corridor = course.within(ct.shape, FRONT_MM, BACK_MM)
