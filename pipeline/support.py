@@ -1,0 +1,206 @@
+"""Where the CT does not support what is drawn: intervals whose error is controlled, and a mask.
+
+The raw uncertainty of a pixel (learned doubt, spread of the ensemble) is in no unit that can be
+promised. Scaled by lambda it becomes a half width, and lambda is chosen on calibration phantoms so
+that, with confidence 1 - delta, at most a share alpha of a new phantom's body pixels lies outside
+its interval on average (risk-controlling prediction sets, as in Angelopoulos et al. 2022,
+arXiv 2202.05265). The promise holds for patients like the calibration phantoms; a real patient is
+not one of them.
+
+The bound is that of Hoeffding and Bentkus (Bates et al. 2021, arXiv 2101.02703, section 3.1): with
+40 phantoms Hoeffding's own is never below 0.17, so that alpha = 0.10 could not be reached with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, stats
+
+from pipeline.contrast import Contrast
+from pipeline.geometry import Float32, Float64
+
+Mask = NDArray[np.bool_]
+
+FILE_NAME = "calibration.json"
+"""Beside the weights, so that the digest of the model folder covers it."""
+
+ALPHA = 0.10
+"""Largest share of body pixels whose truth may lie outside the interval, mean over phantoms."""
+
+DELTA = 0.10
+"""Chance, for each contrast, that the calibration phantoms promise too much."""
+
+LIMIT = 0.25
+"""Half width beyond which a pixel is unsupported, of CSF = 1. Cord (0.4) and CSF (1.0) are 0.6
+apart on T2: with intervals of a quarter on either side they are still told apart, with more not."""
+
+SPREADS = 2.0
+"""Standard deviations of the ensemble that stand beside the doubt."""
+
+SMALLEST_HALF_WIDTH = 0.005
+"""Raw half widths below this are raised to it; an interval of nothing cannot be scaled."""
+
+LAMBDAS: Float64 = np.geomspace(0.05, 200.0, 600)
+"""Tried, steps of 1.4 %. Fixed beforehand: the promise needs that."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What makes half widths out of doubt and spread, and how well it did.
+
+    Args:
+        seeds: Of the calibration phantoms.
+        alpha: As `ALPHA`.
+        delta: As `DELTA`.
+        limit: As `LIMIT`.
+        lambdas: By contrast.
+        coverage: Share of calibration pixels inside their interval, by contrast and structure.
+            Only the whole body is promised; the structures are reported.
+    """
+
+    seeds: tuple[int, ...]
+    alpha: float
+    delta: float
+    limit: float
+    lambdas: Mapping[Contrast, float]
+    coverage: Mapping[Contrast, Mapping[str, float]]
+
+    def save(self, folder: Path) -> None:
+        """Write `FILE_NAME` into a model folder."""
+        text = json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, allow_nan=False)
+        (folder / FILE_NAME).write_text(text + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Calibration | None:
+        """The calibration of a model folder; None when its support is not calibrated."""
+        path = folder / FILE_NAME
+        if not path.is_file():
+            return None
+        stored = json.loads(path.read_text())
+        stored["seeds"] = tuple(stored["seeds"])
+        for name in ("lambdas", "coverage"):
+            stored[name] = {Contrast(contrast): v for contrast, v in stored[name].items()}
+        return cls(**stored)
+
+
+@dataclass(frozen=True, eq=False)
+class SupportMap:
+    """How far the truth may be from the image, and where that is too far.
+
+    Args:
+        half_width: Signal relative to CSF = 1, ``(slice, row, column)``, by contrast.
+        unsupported: ``(slice, row, column)``, in any of the contrasts.
+    """
+
+    half_width: Mapping[Contrast, Float32]
+    unsupported: Mask
+
+
+def support_map(
+    spread: Mapping[Contrast, Float32],
+    doubt: Mapping[Contrast, Float32],
+    calibration: Calibration,
+) -> SupportMap:
+    """The support of a synthesis.
+
+    Args:
+        spread: Standard deviation of the ensemble, ``(slice, row, column)``; at least one contrast.
+        doubt: Learned quantile of the absolute error; same contrasts and shape.
+        calibration: Of the model that made them.
+
+    Raises:
+        ValueError: When there is no spread, the contrasts differ or one was not calibrated.
+    """
+    if (
+        not spread
+        or spread.keys() != doubt.keys()
+        or not spread.keys() <= calibration.lambdas.keys()
+    ):
+        raise ValueError(
+            f"expected spread and doubt of calibrated contrasts, found {sorted(spread)} and"
+            f" {sorted(doubt)} of {sorted(calibration.lambdas)}"
+        )
+    widths = {
+        contrast: (
+            calibration.lambdas[contrast] * raw_half_width(spread[contrast], doubt[contrast])
+        )
+        for contrast in spread
+    }
+    wide = np.any([width > calibration.limit for width in widths.values()], axis=0)
+    # In the plane: slices are 3 mm apart, and a single pixel is noise of the ensemble.
+    cross = ndimage.generate_binary_structure(2, 1)[np.newaxis]
+    return SupportMap(widths, np.asarray(ndimage.binary_opening(wide, cross), dtype=np.bool_))
+
+
+def raw_half_width(spread: Float32, doubt: Float32) -> Float32:
+    """What lambda scales: the larger of doubt and `SPREADS` standard deviations, never nothing."""
+    raw: Float32 = np.maximum(np.maximum(doubt, SPREADS * spread), SMALLEST_HALF_WIDTH)
+    return raw.astype(np.float32)
+
+
+def risks(error: Float32, raw: Float32, body: Mask) -> Float64:
+    """Share of a phantom's body pixels outside their interval, for each of `LAMBDAS`.
+
+    Args:
+        error: Absolute difference of truth and image.
+        raw: As `raw_half_width`, same shape.
+        body: Which pixels count, at least one.
+
+    Raises:
+        ValueError: When no pixel counts.
+    """
+    if not body.any():
+        raise ValueError("a phantom without a body has no risk")
+    needed = np.sort(error[body].astype(np.float64) / raw[body])
+    outside: Float64 = 1.0 - np.searchsorted(needed, LAMBDAS, side="right") / needed.size
+    return outside
+
+
+def smallest_lambda(
+    phantom_risks: Sequence[Float64], alpha: float = ALPHA, delta: float = DELTA
+) -> float:
+    """The smallest of `LAMBDAS` whose risk is at most alpha with confidence 1 - delta.
+
+    Args:
+        phantom_risks: `risks` of each calibration phantom. The phantom is the unit that is drawn
+            at random; its pixels are not independent of each other.
+        alpha: Largest mean risk.
+        delta: Chance of promising too much.
+
+    Raises:
+        ValueError: When no lambda will do: too few phantoms, or an error out of all proportion.
+    """
+    count = len(phantom_risks)
+    means = np.mean(np.stack(phantom_risks), axis=0)
+    holds = np.array([p_value(float(mean), count, alpha) <= delta for mean in means])
+    if not holds.any():
+        raise ValueError(
+            f"expected a lambda with risk <= {alpha} at confidence {1 - delta:g}, found none among"
+            f" {count} phantoms up to {LAMBDAS[-1]:g}; calibrate with more phantoms"
+        )
+    # The risk never rises with lambda, so the first that holds is followed by ones that hold.
+    return float(LAMBDAS[int(np.argmax(holds))])
+
+
+def p_value(mean_risk: float, count: int, alpha: float) -> float:
+    """Chance of so low a mean of `count` risks in 0..1 if the true one were above alpha."""
+    if mean_risk >= alpha:
+        return 1.0
+    hoeffding = float(np.exp(-count * _divergence(mean_risk, alpha)))
+    # Rounded up within what a sum of floats may be off, which must not cost a whole phantom.
+    successes = np.ceil(count * mean_risk - 1e-9)
+    bentkus = float(np.e * stats.binom.cdf(successes, count, alpha))
+    return min(hoeffding, bentkus, 1.0)
+
+
+def _divergence(a: float, b: float) -> float:
+    """Kullback-Leibler divergence of two coins, nats."""
+    low = 0.0 if a == 0 else a * float(np.log(a / b))
+    return low + (1 - a) * float(np.log((1 - a) / (1 - b)))
