@@ -351,7 +351,9 @@ def _stepped(
     """Score model and many steps on the same few slices; the latter's images in a whole stack."""
     part = _part(case)
     pair = case.pair
-    few = TrainingPair(case.ct[part], pair.t2[part], pair.stir[part], pair.labels[part])
+    few = TrainingPair(
+        case.ct[part], pair.t2[part], pair.stir[part], pair.labels[part], pair.ct_labels[part]
+    )
     slow = many_steps(model, few.ct, steps)
     for tally, images in zip(tallies.values(), (run(few.ct), slow), strict=True):
         tally.add(images, few)

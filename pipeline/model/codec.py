@@ -57,6 +57,12 @@ class PixelUnshuffleCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
         out: Tensor = functional.pixel_shuffle(latent, self.block) * half_range + center
         return out
 
+    def decode_width(self, latent: Tensor) -> Tensor:
+        """A distance in the latent to a distance in signal: `decode` without its center."""
+        _, half_range = self.signal_scale
+        out: Tensor = functional.pixel_shuffle(latent, self.block) * half_range
+        return out
+
 
 def compressing_codec(latent_channels: int = 4) -> AutoencoderKL:
     """The 4x `AutoencoderKL` that the codec study measures: 1.6 M parameters, T2 and STIR as input.

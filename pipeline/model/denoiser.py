@@ -27,7 +27,7 @@ WIDTHS = (48, 96, 144, 192)
 def build_denoiser(
     codec: PixelUnshuffleCodec, widths: Sequence[int] = WIDTHS, groups: int = 8, head: int = 32
 ) -> UNet2DModel:
-    """A randomly initialized denoiser that fits a codec.
+    """A randomly initialized denoiser that fits a codec: clean latent and doubt, in that order.
 
     Args:
         codec: Gives the block size and the channels of the latent.
@@ -38,7 +38,7 @@ def build_denoiser(
     levels = len(widths)
     return UNet2DModel(
         in_channels=CHANNELS * codec.block**2 + codec.latent_channels,
-        out_channels=codec.latent_channels,
+        out_channels=2 * codec.latent_channels,
         layers_per_block=1,
         block_out_channels=tuple(widths),
         down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",),
@@ -53,21 +53,28 @@ def interpolate(x0: Tensor, eps: Tensor, s: Tensor | float) -> Tensor:
     return (1 - s) * x0 + s * eps
 
 
-def predict_x0(
+def predict(
     denoiser: UNet2DModel, conditioning: Tensor, x_s: Tensor, s: Tensor, factor: int
-) -> Tensor:
-    """The clean latent as the network sees it.
+) -> tuple[Tensor, Tensor]:
+    """The clean latent as the network sees it, and how far off it expects to be.
 
     Args:
-        denoiser: As `build_denoiser` makes it.
+        denoiser: As `build_denoiser` makes it, or one without doubt (half the output channels).
         conditioning: ``(batch, 7, row, column)`` of `pipeline.intensity.condition`. The CT goes
             into the network by pixel unshuffle, never through a lossy codec.
         x_s: ``(batch, latent channel, row / factor, column / factor)``.
         s: ``(batch,)`` noise levels in 0..1. Level 1 with ``x_s = 0`` is the deterministic start:
             there the latent holds nothing and the answer comes from the CT alone.
         factor: Block size of the codec.
+
+    Returns:
+        ``x0`` and doubt, each of the shape of ``x_s``. Doubt is in units of the latent, at least
+        0; all 0 for a network without it.
     """
     inputs = torch.cat((functional.pixel_unshuffle(conditioning, factor), x_s), dim=1)
     inputs = inputs.contiguous(memory_format=torch.channels_last)
-    x0: Tensor = denoiser(inputs, s * TIMESTEPS).sample
-    return x0
+    out: Tensor = denoiser(inputs, s * TIMESTEPS).sample
+    x0, doubt = out[:, : x_s.shape[1]], out[:, x_s.shape[1] :]
+    if not doubt.shape[1]:
+        return x0, torch.zeros_like(x0)
+    return x0, functional.softplus(doubt.float())

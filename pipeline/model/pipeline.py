@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from pipeline.intensity import condition, with_neighbors
 from pipeline.model.codec import PixelUnshuffleCodec
-from pipeline.model.denoiser import interpolate, predict_x0
+from pipeline.model.denoiser import interpolate, predict
 from pipeline.model.scheduler import noise_field, set_sigmas
 
 BATCH = 5
@@ -89,6 +89,35 @@ class PseudoMRIPipeline(DiffusionPipeline):  # type: ignore[misc]
                 on_slices(len(out[-1]))
         return torch.cat(out).clamp(*SIGNAL_RANGE)
 
+    @torch.no_grad()
+    def image(
+        self, stack_hu: Tensor, *, on_slices: Callable[[int], None] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The deterministic image, as the defaults of a call give it, and the doubt about it.
+
+        Args:
+            stack_hu: ``(slice, row, column)`` in HU; rows and columns divisible by 16.
+            on_slices: Told the number of slices done after each batch.
+
+        Returns:
+            Signal, and the quantile of its absolute error that the network expects, in the same
+            unit: each ``(slice, contrast, row, column)`` float32 on the CPU.
+        """
+        stack = with_neighbors(stack_hu.float())
+        factor, channels = self.codec.block, self.codec.latent_channels
+        signals, doubts = [], []
+        for first in range(0, len(stack), BATCH):
+            conditioning = condition(stack[first : first + BATCH].to(self.device))
+            batch, _, rows, columns = conditioning.shape
+            blank = torch.zeros((batch, channels, rows // factor, columns // factor))
+            s = torch.ones(batch, device=self.device)
+            x0, doubt = predict(self.denoiser, conditioning, blank.to(self.device), s, factor)
+            signals.append(self.codec.decode(x0.float()).cpu())
+            doubts.append(self.codec.decode_width(doubt.float()).cpu())
+            if on_slices is not None:
+                on_slices(batch)
+        return torch.cat(signals).clamp(*SIGNAL_RANGE), torch.cat(doubts)
+
     def _denoise(
         self,
         slices_hu: Tensor,
@@ -109,7 +138,7 @@ class PseudoMRIPipeline(DiffusionPipeline):  # type: ignore[misc]
         x = interpolate(x0, eps.to(self.device).expand(batch, -1, -1, -1), float(sigmas[0]))
         for sigma, timestep in zip(sigmas, self.scheduler.timesteps, strict=True):
             s = torch.full((batch,), float(sigma), device=self.device)
-            x0 = predict_x0(self.denoiser, conditioning, x, s, factor).float()
+            x0 = predict(self.denoiser, conditioning, x, s, factor)[0].float()
             # the scheduler steps along the velocity v = (x_s - x0) / s
             x = self.scheduler.step((x - x0) / float(sigma), timestep, x, return_dict=False)[0]
         signal: Tensor = self.codec.decode(x)

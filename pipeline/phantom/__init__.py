@@ -21,9 +21,13 @@ from pipeline.phantom.rendering import Rendered, render
 from pipeline.phantom.tissues import Tissue
 from pipeline.phantom.variants import Variant
 
+PHANTOM_VERSION = 2
+"""Goes up whenever a seed becomes another patient; part of the name of a stored pair."""
+
 __all__ = [
     "CT_VISIBLE",
     "LEVELS",
+    "PHANTOM_VERSION",
     "Finding",
     "Injury",
     "Patient",

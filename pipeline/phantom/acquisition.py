@@ -30,12 +30,19 @@ class TrainingPair:
         t2: Signal relative to CSF, float32.
         stir: Signal relative to CSF, float32.
         labels: `pipeline.phantom.tissues.Tissue`, uint8.
+        ct_labels: The same as far as the CT shows it: without occult lesions, uint8.
     """
 
     ct: Float32
     t2: Float32
     stir: Float32
     labels: NDArray[np.uint8]
+    ct_labels: NDArray[np.uint8]
+
+    @property
+    def occult(self) -> NDArray[np.bool_]:
+        """Where the MRI shows a lesion that the CT does not, bool."""
+        return self.labels != self.ct_labels
 
 
 def stack_grid(
@@ -76,7 +83,7 @@ def training_pair(seed: int) -> TrainingPair:
     """The stack of one patient for training: 45% injured, everything drawn from the seed."""
     person = patient(seed)
     done: Rendered = render(person, stack_grid(person), supersample=2)
-    return TrainingPair(done.ct, done.t2, done.stir, done.labels)
+    return TrainingPair(done.ct, done.t2, done.stir, done.labels, done.ct_labels)
 
 
 class Region(StrEnum):

@@ -36,6 +36,7 @@ class Canal:
         dura: Thickness of the dark rim.
         flow: Field that darkens moving CSF a little.
         root: Field that places rootlets.
+        shift_mm: How far behind its drawn place the cord lies, from C2 down.
     """
 
     size: float
@@ -49,6 +50,7 @@ class Canal:
     dura: float
     flow: Field
     root: Field
+    shift_mm: float = 0.0
 
     @classmethod
     def draw(cls, rng: np.random.Generator, spine: Spine) -> Canal:
@@ -93,7 +95,9 @@ class Canal:
         """Normal of the cord's center and its AP diameter, kept inside the sac."""
         room = front - back
         depth = np.minimum(self.cord_depth(at), room - 0.6)
-        wanted = -self.cord_center(at) * self.width(at)
+        # the medulla stays where the brain holds it
+        shift = self.shift_mm * np.clip((at / self.size - 5) / 20, 0, 1)
+        wanted = -self.cord_center(at) * self.width(at) - shift
         low, high = back + depth / 2 + 0.3, front - depth / 2 - 0.3
         return np.clip(wanted, low, np.maximum(high, low)).astype(np.float32), depth
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -56,6 +56,9 @@ class Variation:
         level: Injured level, one of `LEVELS`.
         ct_visible: Whether findings that can be occult show on the CT.
         is_face_blanked: Whether the face was removed from the CT.
+        cord_shift_mm: How far the cord lies behind where the seed puts it, as far as the sac lets
+            it; nothing else moves, and the truth moves with the CT.
+        cord_csf_gap_hu: Cord minus CSF on CT.
     """
 
     size: float | None = None
@@ -63,6 +66,8 @@ class Variation:
     level: str | None = None
     ct_visible: bool | None = None
     is_face_blanked: bool | None = None
+    cord_shift_mm: float | None = None
+    cord_csf_gap_hu: float | None = None
 
 
 @dataclass(frozen=True)
@@ -169,11 +174,13 @@ def patient(
         injuries=injuries,
         frame=_displaced(posture, spine, injuries),
         spine=spine,
-        canal=Canal.draw(stream(seed, Stream.CANAL), spine),
+        canal=replace(
+            Canal.draw(stream(seed, Stream.CANAL), spine), shift_mm=fixed.cord_shift_mm or 0.0
+        ),
         craniovertebral=Craniovertebral.draw(stream(seed, Stream.CRANIOVERTEBRAL), size),
         head=Head.draw(stream(seed, Stream.HEAD), size),
         neck=Neck.draw(stream(seed, Stream.NECK), size),
-        palette=Palette.draw(stream(seed, Stream.PALETTE)),
+        palette=Palette.draw(stream(seed, Stream.PALETTE), fixed.cord_csf_gap_hu),
         surroundings=Surroundings.draw(stream(seed, Stream.SURROUNDINGS), fixed.is_face_blanked),
         textures=Textures.draw(stream(seed, Stream.TEXTURE)),
     )

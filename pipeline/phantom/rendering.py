@@ -37,6 +37,7 @@ class Rendered:
         ct: HU, float32, without noise.
         t2: Signal relative to CSF, float32.
         stir: Signal relative to CSF, float32.
+        ct_labels: The same as far as the CT shows it: without occult lesions, uint8.
     """
 
     grid: Grid
@@ -44,6 +45,12 @@ class Rendered:
     ct: Float32
     t2: Float32
     stir: Float32
+    ct_labels: NDArray[np.uint8]
+
+    @property
+    def occult(self) -> NDArray[np.bool_]:
+        """Where the MRI shows a lesion that the CT does not, bool."""
+        return self.labels != self.ct_labels
 
 
 def render(patient: Patient, grid: Grid, *, supersample: int) -> Rendered:
@@ -59,13 +66,15 @@ def render(patient: Patient, grid: Grid, *, supersample: int) -> Rendered:
         grid,
         np.zeros(grid.shape, np.uint8),
         *(np.empty(grid.shape, np.float32) for _ in range(3)),
+        np.zeros(grid.shape, np.uint8),
     )
     step = max(1, POINTS_AT_ONCE // (rows * columns * supersample))
     for first in range(0, slices, step):
         last = min(first + step, slices)
-        labels, values = _render_slices(patient, grid, first, last, supersample)
+        labels, ct_labels, values = _render_slices(patient, grid, first, last, supersample)
         shape = (last - first, supersample, rows, columns)
         out.labels[first:last] = labels.reshape(shape)[:, supersample // 2]
+        out.ct_labels[first:last] = ct_labels.reshape(shape)[:, supersample // 2]
         for plane, value in zip((out.ct, out.t2, out.stir), values, strict=True):
             plane[first:last] = value.reshape(shape).mean(axis=1)
     return out
@@ -90,11 +99,12 @@ def _positions(grid: Grid, first: int, last: int, supersample: int) -> list[Floa
 
 def _render_slices(
     patient: Patient, grid: Grid, first: int, last: int, supersample: int
-) -> tuple[NDArray[np.uint8], list[Float32]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[Float32]]:
     x, y, z = _positions(grid, first, last, supersample)
     coordinates = patient.frame.locate(x, y, z)
     depth = _outline(patient, coordinates)
     labels, ct, t2, stir = _outside(patient, y, depth)
+    ct_labels = labels.copy()
     kept = np.flatnonzero(depth > -1)
     if len(kept):
         kept = kept[np.argsort(coordinates.along[kept], kind="stable")]
@@ -104,7 +114,8 @@ def _render_slices(
         _add_texture(canvas, patient)
         labels[kept], ct[kept] = canvas.label, canvas.ct
         t2[kept], stir[kept] = canvas.t2, canvas.stir
-    return labels, [ct, t2, stir]
+        ct_labels[kept] = canvas.label_on_ct
+    return labels, ct_labels, [ct, t2, stir]
 
 
 def _outline(patient: Patient, at: Coordinates) -> Float32:

@@ -156,8 +156,13 @@ class Palette:
     cord_csf_gap_hu: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> Palette:
-        """Draw a patient's values; about 60% of patients have contrast agent in their vessels."""
+    def draw(cls, rng: np.random.Generator, gap_hu: float | None = None) -> Palette:
+        """Draw a patient's values; about 60% of patients have contrast agent in their vessels.
+
+        Args:
+            rng: The palette's own stream.
+            gap_hu: Cord minus CSF, in place of a drawn one.
+        """
         rows = [TABLE[tissue] for tissue in Tissue]
         normal = rng.standard_normal((4, len(rows))).clip(-2.5, 2.5)
         hu = np.array([r.hu for r in rows]) + normal[0] * [r.hu_spread for r in rows]
@@ -168,7 +173,7 @@ class Palette:
         texture = np.array([r.hu_texture for r in rows]) * rng.uniform(0.5, 1.5)
         mr_texture = np.array([r.mr_texture for r in rows]) * rng.uniform(0.6, 1.4)
         enhanced = bool(rng.random() < 0.6)
-        gap = _set_nervous_system(hu, rng, enhanced)
+        gap = _set_nervous_system(hu, rng, enhanced, gap_hu)
         if enhanced:
             _enhance(hu, rng)
         hu[Tissue.LONGUS] = hu[Tissue.MUSCLE] + rng.normal(0, 2)
@@ -192,10 +197,13 @@ def _f32(values: np.ndarray) -> Float32:
     return out
 
 
-def _set_nervous_system(hu: np.ndarray, rng: np.random.Generator, enhanced: bool) -> float:
+def _set_nervous_system(
+    hu: np.ndarray, rng: np.random.Generator, enhanced: bool, gap_hu: float | None
+) -> float:
     """Tie brain, cord and CSF together; returns cord minus CSF in HU, 0 to 30."""
     cord = rng.normal(38, 9) + (rng.uniform(0, 14) if enhanced else 0)
-    gap = float(rng.uniform(0, 30) if rng.random() < 0.9 else 0.0)
+    drawn = float(rng.uniform(0, 30) if rng.random() < 0.9 else 0.0)
+    gap = drawn if gap_hu is None else gap_hu
     hu[Tissue.CORD] = hu[Tissue.CORD_OEDEMA] = cord
     hu[Tissue.CORD_GRAY] = cord + rng.uniform(0, 4)
     hu[Tissue.NERVE] = cord - gap * rng.uniform(0.2, 0.8)

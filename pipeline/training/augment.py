@@ -70,18 +70,19 @@ def augment(
 
     Args:
         batch: Slices of the phantom.
-        weights: ``(batch, 1, row, column)`` loss weights, moved along with the slices.
+        weights: ``(batch, 2, row, column)`` of `losses.loss_weights`, moved along with the slices.
         how: Strengths.
         rng: The one source of chance.
 
     Returns:
         HU ``(batch, 3, crop, crop)``, signal ``(batch, 2, crop, crop)``, weights
-        ``(batch, 1, crop, crop)``.
+        ``(batch, 2, crop, crop)``.
     """
-    shifted = batch.slices_hu + _tissue_offsets(batch.labels, how, rng)
+    # by what the CT shows: an occult lesion with an HU of its own would be occult no more
+    shifted = batch.slices_hu + _tissue_offsets(batch.ct_labels, how, rng)
     planes = torch.cat((shifted - AIR_HU, batch.signal, weights), dim=1)
     planes = _turn_and_crop(planes, how, rng)
-    slices_hu, signal, moved = torch.split(planes, [3, 2, 1], dim=1)
+    slices_hu, signal, moved = torch.split(planes, [3, 2, 2], dim=1)
     scanned = [_scan(one[None], how, rng) for one in slices_hu + AIR_HU]
     # outside the phantom there is air, and little to learn
     moved = torch.where(moved == 0, float(weights.min()), moved)

@@ -21,7 +21,7 @@ from pipeline.contrast import ALL_CONTRASTS
 from pipeline.evaluation.scores import REPORTED
 from pipeline.model.codec import PixelUnshuffleCodec, compressing_codec
 from pipeline.training.data import HELD_OUT_FROM, Pool, fill, load, pair_path
-from pipeline.training.losses import reconstruction_loss, tissue_weights
+from pipeline.training.losses import loss_weights, reconstruction_loss
 
 KL_WEIGHT = 1e-6
 """As in latent diffusion (Rombach et al. 2022): keeps the latent bounded, costs no sharpness."""
@@ -78,7 +78,7 @@ def train_autoencoder(
 def _crops(pool: Pool, rng: Generator) -> tuple[Tensor, Tensor]:
     """Signal and weights of random crops, ``(batch, contrast, crop, crop)``."""
     batch = pool.draw(BATCH, rng)
-    weights = tissue_weights(batch.labels[:, 1:2])
+    weights = loss_weights(batch.labels, batch.ct_labels[:, 1:2])[:, :1]
     spare = min(batch.signal.shape[2:]) - CROP_PX
     row, column = torch.randint(spare + 1, (2,), generator=rng).tolist()
     window = (..., slice(row, row + CROP_PX), slice(column, column + CROP_PX))

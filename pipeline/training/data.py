@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from pipeline.geometry import Grid
-from pipeline.phantom import Patient, TrainingPair, patient, render, stack_grid
+from pipeline.phantom import PHANTOM_VERSION, Patient, TrainingPair, patient, render, stack_grid
 
 SIGNAL_STEPS = 2000
 """Signals are stored as whole numbers of 1/2000 of CSF, HU as whole HU: a quarter of the size."""
@@ -32,7 +32,7 @@ brings the cerebellum into the picture, and a short one the arch of the aorta.""
 OFF_CENTER_SHARE = 0.5
 """Slices beyond the canal are drawn half as often as those through it: they are the easy part."""
 
-CT, T2, STIR, LABELS = range(4)
+CT, T2, STIR, LABELS, CT_LABELS = range(5)
 PlanesInt16 = NDArray[np.int16]
 
 
@@ -43,19 +43,21 @@ class Batch:
     Args:
         slices_hu: ``(batch, 3, row, column)`` float32, slices s-1, s, s+1.
         signal: ``(batch, 2, row, column)`` float32, T2 and STIR of slice s.
-        labels: ``(batch, 3, row, column)`` uint8, `pipeline.phantom.tissues.Tissue`.
+        labels: ``(batch, 1, row, column)`` uint8, `pipeline.phantom.tissues.Tissue` of slice s.
+        ct_labels: ``(batch, 3, row, column)`` uint8, of all three as far as the CT shows it.
     """
 
     slices_hu: Tensor
     signal: Tensor
     labels: Tensor
+    ct_labels: Tensor
 
 
 def make_pair(seed: int) -> TrainingPair:
     """The stack of one phantom on its `pair_grid`."""
     person = patient(seed)
     done = render(person, pair_grid(person), supersample=2)
-    return TrainingPair(done.ct, done.t2, done.stir, done.labels)
+    return TrainingPair(done.ct, done.t2, done.stir, done.labels, done.ct_labels)
 
 
 def pair_grid(person: Patient) -> Grid:
@@ -67,12 +69,12 @@ def pair_grid(person: Patient) -> Grid:
 
 
 def store(path: Path, pair: TrainingPair) -> None:
-    """Write a pair as one ``(4, slice, row, column)`` int16 array; it appears whole or not at all.
+    """Write a pair as one ``(5, slice, row, column)`` int16 array; it appears whole or not at all.
 
     One plain array, not an archive: it is mapped into memory and only the slices drawn are read.
     """
     signals = (np.rint(np.clip(s, 0, 16) * SIGNAL_STEPS) for s in (pair.t2, pair.stir))
-    planes = np.stack([np.rint(pair.ct), *signals, pair.labels]).astype(np.int16)
+    planes = np.stack([np.rint(pair.ct), *signals, pair.labels, pair.ct_labels]).astype(np.int16)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     with partial.open("wb") as sink:
         np.save(sink, planes)
@@ -83,12 +85,18 @@ def load(path: Path) -> TrainingPair:
     """A stored pair."""
     planes: PlanesInt16 = np.load(path)
     t2, stir = (planes[i].astype(np.float32) / SIGNAL_STEPS for i in (T2, STIR))
-    return TrainingPair(planes[CT].astype(np.float32), t2, stir, planes[LABELS].astype(np.uint8))
+    return TrainingPair(
+        planes[CT].astype(np.float32),
+        t2,
+        stir,
+        planes[LABELS].astype(np.uint8),
+        planes[CT_LABELS].astype(np.uint8),
+    )
 
 
 def pair_path(folder: Path, seed: int) -> Path:
-    """Where the pair of a seed is kept."""
-    return folder / f"{seed:06d}.npy"
+    """Where the pair of a seed is kept; another phantom's patient of that seed is another."""
+    return folder / f"{seed:06d}.v{PHANTOM_VERSION}.npy"
 
 
 def fill(folder: Path, seeds: range, should_stop: Callable[[], bool] = lambda: False) -> None:
@@ -133,8 +141,8 @@ class Pool:
 
     def refresh(self) -> int:
         """Take up pairs that have appeared; returns how many there are."""
-        for path in sorted(self._folder.glob("[0-9]*.npy")):
-            seed = int(path.stem)
+        for path in sorted(self._folder.glob(f"*.v{PHANTOM_VERSION}.npy")):
+            seed = int(path.name.split(".")[0])
             if seed in self._seeds and seed not in self._planes:
                 self._planes[seed] = np.load(path, mmap_mode="r")
         return len(self._planes)
@@ -154,10 +162,11 @@ class Pool:
         ]
         cube = torch.from_numpy(np.stack(picks).astype(np.float32))
         signal = cube[:, [T2, STIR], 1] / SIGNAL_STEPS
-        return Batch(cube[:, CT], signal, cube[:, LABELS].to(torch.uint8))
+        labels, ct_labels = cube[:, LABELS, 1:2], cube[:, CT_LABELS]
+        return Batch(cube[:, CT], signal, labels.to(torch.uint8), ct_labels.to(torch.uint8))
 
     def _slice(self, seed: int, rng: Generator) -> PlanesInt16:
-        """One slice of a phantom with its neighbors, ``(4, 3, row, column)``."""
+        """One slice of a phantom with its neighbors, ``(5, 3, row, column)``."""
         planes = self._planes[seed]
         slices = planes.shape[1]
         center = (torch.arange(slices) - (slices - 1) / 2).abs() <= slices * 0.27

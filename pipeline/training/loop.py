@@ -20,16 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet2DModel
 from torch import Generator, Tensor
 
 from pipeline.intensity import condition
 from pipeline.model.codec import PixelUnshuffleCodec
-from pipeline.model.denoiser import WIDTHS, build_denoiser, interpolate, predict_x0
+from pipeline.model.denoiser import WIDTHS, build_denoiser, interpolate, predict
 from pipeline.model.pipeline import PseudoMRIPipeline
 from pipeline.model.scheduler import build_scheduler, noise_field
 from pipeline.training.augment import Augmentation, augment
 from pipeline.training.data import HELD_OUT_FROM, Pool, fill, fill_beside, load, pair_path
-from pipeline.training.losses import reconstruction_loss, tissue_weights
+from pipeline.training.losses import DOUBT_SHARE, doubt_loss, loss_weights, reconstruction_loss
 from pipeline.training.pictures import contact_sheet
 
 LOG_EVERY_STEPS = 25
@@ -45,6 +46,7 @@ class TrainingConfig:
     Args:
         work_dir: Holds pool, checkpoint, losses, pictures and the exported model; not in git.
         pool_dir: Holds the phantom pairs; ``work_dir / "pool"`` when not given.
+        start_dir: Model folder whose denoiser the run begins with; from nothing when not given.
         seeds: Phantoms to train on; held-out seeds begin at `data.HELD_OUT_FROM`.
         minutes: Length of the run in time spent training, or
         steps: its length in steps; exactly one of the two.
@@ -73,6 +75,7 @@ class TrainingConfig:
 
     work_dir: Path
     pool_dir: Path | None = None
+    start_dir: Path | None = None
     seeds: range = range(0, 1000)
     minutes: float | None = None
     steps: int | None = None
@@ -203,6 +206,8 @@ class Run:
         self.denoiser = build_denoiser(self.codec, config.widths).to(
             memory_format=torch.channels_last
         )
+        if config.start_dir is not None:
+            _begin_with(self.denoiser, config.start_dir)
         self.average = {k: v.clone() for k, v in self.denoiser.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             self.denoiser.parameters(),
@@ -228,13 +233,18 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         batch = pool.draw(config.batch, self.rng)
-        weights = tissue_weights(batch.labels[:, 1:2])
+        weights = loss_weights(batch.labels, batch.ct_labels[:, 1:2])
         slices_hu, signal, weights = augment(batch, weights, config.augmentation, self.rng)
         x_s, s = self._start(self.codec.encode(signal))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            x0 = predict_x0(self.denoiser, condition(slices_hu), x_s, s, self.codec.block)
+            x0, latent_doubt = predict(
+                self.denoiser, condition(slices_hu), x_s, s, self.codec.block
+            )
         predicted = self.codec.decode(x0.float())
-        loss, weighted = reconstruction_loss(predicted, signal, weights)
+        doubt = self.codec.decode_width(latent_doubt.float())
+        loss, weighted = reconstruction_loss(predicted, signal, weights[:, :1])
+        error = (predicted.detach() - signal).abs()
+        loss = loss + DOUBT_SHARE * doubt_loss(doubt, error, weights[:, 1:])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
@@ -338,6 +348,15 @@ class Run:
             version=self.config.version,
             spread_sigma=self.config.spread_sigma,
         )
+
+
+def _begin_with(denoiser: UNet2DModel, folder: Path) -> None:
+    """Take over another model's weights; an older one had no doubt, whose channels stay as new."""
+    old = UNet2DModel.from_pretrained(folder / "denoiser", local_files_only=True).state_dict()
+    new = denoiser.state_dict()
+    for name, value in old.items():
+        new[name][: len(value)] = value
+    denoiser.load_state_dict(new)
 
 
 @contextlib.contextmanager

@@ -16,23 +16,22 @@ GRADIENT_SHARE = 0.3
 
 TISSUE_WEIGHTS: dict[Tissue, float] = {
     Tissue.AIR: 0.4,
-    # what the reading is about, in the few pixels it has; bone oedema no more than healthy bone, or
-    # every uneven vertebra of a real patient turns bright
+    # what the reading is about, in the few pixels it has
     Tissue.CSF: 2.5,
     Tissue.CORD: 3.0,
     Tissue.CORD_GRAY: 3.0,
-    Tissue.CORD_OEDEMA: 2.0,
+    Tissue.CORD_OEDEMA: 4.0,
     # against CSF at 2.5: where CT cannot tell, the heavier of two neighbors wins
     Tissue.BRAINSTEM: 2.5,
     Tissue.CEREBELLUM: 2.0,
     Tissue.NUCLEUS: 4.0,
     Tissue.ANNULUS: 2.0,
-    Tissue.DISC_INJURY: 3.0,
-    Tissue.HAEMATOMA: 3.0,
+    Tissue.DISC_INJURY: 6.0,
+    Tissue.HAEMATOMA: 4.0,
     Tissue.INTERSPINOUS: 2.0,
-    Tissue.INTERSPINOUS_OEDEMA: 2.0,
-    Tissue.MARROW_OEDEMA: 1.5,
-    Tissue.FRACTURE_LINE: 2.0,
+    Tissue.INTERSPINOUS_OEDEMA: 5.0,
+    Tissue.MARROW_OEDEMA: 4.0,
+    Tissue.FRACTURE_LINE: 4.0,
     # thin dark lines that L1 gives up first
     Tissue.DURA: 2.0,
     Tissue.LIGAMENT: 2.0,
@@ -45,12 +44,35 @@ TISSUE_WEIGHTS: dict[Tissue, float] = {
 }
 
 
-def tissue_weights(labels: Tensor) -> Tensor:
-    """Loss weight of each pixel ``(batch, 1, row, column)`` from labels of the same shape."""
+OCCULT_SHARE = 0.2
+"""Weight of a lesion that the CT does not show, of what it has otherwise: the CT holds no reason to
+draw it, and a network that is punished for leaving it out learns to draw lesions at random. That it
+may be there is what the doubt learns, with its full weight."""
+
+DOUBT_QUANTILE = 0.9
+"""Of the absolute error; the calibration of the support map scales it."""
+
+DOUBT_SHARE = 0.5
+"""Weight of the doubt's loss. It does not move the image: the error it learns is held fixed."""
+
+
+def loss_weights(labels: Tensor, ct_labels: Tensor) -> Tensor:
+    """Weights of the image's and of the doubt's loss.
+
+    Args:
+        labels: ``(batch, 1, row, column)``, `pipeline.phantom.tissues.Tissue`.
+        ct_labels: The same as far as the CT shows it; where they differ, a lesion is occult.
+
+    Returns:
+        ``(batch, 2, row, column)``: by tissue for the image; for the doubt all tissues alike.
+    """
     table = torch.ones(len(Tissue))
     for tissue, weight in TISSUE_WEIGHTS.items():
         table[tissue] = weight
-    return table[labels.long()]
+    occult = (labels != ct_labels).float()
+    image = table[labels.long()] * (1 - (1 - OCCULT_SHARE) * occult)
+    doubt = torch.where(labels == Tissue.AIR, TISSUE_WEIGHTS[Tissue.AIR], 1.0)
+    return torch.cat((image, doubt), dim=1)
 
 
 def reconstruction_loss(predicted: Tensor, truth: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,3 +91,16 @@ def reconstruction_loss(predicted: Tensor, truth: Tensor, weights: Tensor) -> tu
     down = (predicted.diff(dim=2) - truth.diff(dim=2)).abs().mean()
     across = (predicted.diff(dim=3) - truth.diff(dim=3)).abs().mean()
     return weighted + GRADIENT_SHARE * (down + across), weighted
+
+
+def doubt_loss(doubt: Tensor, error: Tensor, weights: Tensor) -> Tensor:
+    """Pinball loss (Koenker and Bassett 1978): least where doubt is the quantile of the error.
+
+    Args:
+        doubt: ``(batch, contrast, row, column)``, at least 0, in units of signal.
+        error: Absolute error of the image, the same shape, without gradient.
+        weights: ``(batch, 1, row, column)``.
+    """
+    short = error - doubt
+    pinball = torch.maximum(DOUBT_QUANTILE * short, (DOUBT_QUANTILE - 1) * short)
+    return (pinball * weights).mean() / weights.mean()

@@ -14,12 +14,18 @@ import torch
 
 from pipeline.evaluation.scores import evaluate, lookup_method, noisy, ssim_map, table
 from pipeline.model.pipeline import PseudoMRIPipeline
-from pipeline.phantom import Tissue, TrainingPair
+from pipeline.phantom import PHANTOM_VERSION, Tissue, TrainingPair
 from pipeline.training.augment import Augmentation, augment
 from pipeline.training.codec_study import Reconstruction, study_table
 from pipeline.training.data import Batch, Pool, load, pair_path, store
 from pipeline.training.loop import Run, TrainingConfig, train
-from pipeline.training.losses import reconstruction_loss, tissue_weights
+from pipeline.training.losses import (
+    DOUBT_QUANTILE,
+    OCCULT_SHARE,
+    doubt_loss,
+    loss_weights,
+    reconstruction_loss,
+)
 from tests.pipeline.models import TINY_WIDTHS
 
 CROP = 32
@@ -39,7 +45,7 @@ def fake_pair(seed: int, size: int = 48) -> TrainingPair:
         Tissue.CORD: (38, 0.4, 0.4),
     }.items():
         hu[tissue], t2[tissue], stir[tissue] = row
-    return TrainingPair(hu[labels], t2[labels], stir[labels], labels)
+    return TrainingPair(hu[labels], t2[labels], stir[labels], labels, labels.copy())
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +79,7 @@ def test_a_pair_comes_back_from_disk(tmp_path: Path) -> None:
     assert np.abs(back.ct - pair.ct).max() <= 0.5
     assert np.abs(back.t2 - pair.t2).max() <= 1 / 2000
     assert np.array_equal(back.labels, pair.labels)
-    assert [p.name for p in tmp_path.iterdir()] == ["000001.npy"]
+    assert [p.name for p in tmp_path.iterdir()] == [f"000001.v{PHANTOM_VERSION}.npy"]
 
 
 def test_the_pool_takes_up_its_own_seeds_as_they_appear(tmp_path: Path) -> None:
@@ -105,7 +111,7 @@ def test_augmentation_moves_truth_and_weights_with_the_ct(pool_dir: Path) -> Non
         noise_hu=(1e-3, 2e-3),
         field_hu=0,
     )
-    weights = tissue_weights(batch.labels[:, 1:2])
+    weights = loss_weights(batch.labels, batch.ct_labels[:, 1:2])
     hu, signal, moved = augment(batch, weights, how, rng)
     assert hu.shape == (6, 3, CROP, CROP)
     assert signal.shape == (6, 2, CROP, CROP)
@@ -125,11 +131,27 @@ def test_augmentation_follows_its_generator_alone(pool_dir: Path) -> None:
     def once(seed: int) -> torch.Tensor:
         rng = torch.Generator().manual_seed(seed)
         batch: Batch = pool.draw(2, rng)
-        weights = tissue_weights(batch.labels[:, 1:2])
+        weights = loss_weights(batch.labels, batch.ct_labels[:, 1:2])
         return augment(batch, weights, Augmentation(crop_px=CROP), rng)[0]
 
     assert torch.equal(once(1), once(1))
     assert not torch.equal(once(1), once(2))
+
+
+def test_an_occult_lesion_costs_the_image_little_and_the_doubt_all() -> None:
+    healthy = torch.full((1, 1, 2, 2), int(Tissue.NUCLEUS))
+    torn = torch.full((1, 1, 2, 2), int(Tissue.DISC_INJURY))
+    visible, occult = loss_weights(torn, torn), loss_weights(torn, healthy)
+    torch.testing.assert_close(occult[:, 0], OCCULT_SHARE * visible[:, 0])
+    assert torch.equal(occult[:, 1], visible[:, 1])
+
+
+def test_the_doubt_that_costs_least_is_the_quantile_of_the_error() -> None:
+    error = torch.rand((1, 1, 100, 100), generator=torch.Generator().manual_seed(0))
+    ones = torch.ones_like(error)
+    tried = torch.linspace(0, 1, 101)
+    costs = [float(doubt_loss(one * ones, error, ones)) for one in tried]
+    assert float(tried[int(np.argmin(costs))]) == pytest.approx(DOUBT_QUANTILE, abs=0.02)
 
 
 def test_a_perfect_prediction_costs_nothing_and_weights_only_shift_the_blame() -> None:
