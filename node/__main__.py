@@ -134,13 +134,16 @@ def train(
     minutes: Annotated[float | None, typer.Option(min=0, help="Length of the run.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Its length in steps instead.")] = None,
     threads: Annotated[int, typer.Option(min=1)] = 1,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="The baseline: the same net as plain L1 regression.")
+    ] = False,
     name: Annotated[str, typer.Option(help="Of the model.")] = "phantom-neck",
     version: Annotated[str, typer.Option(help="Of the model.")] = "1",
 ) -> None:
     """Train a model on phantom patients; stopped, it goes on when called again."""
     from node.commands import teaching
 
-    teaching.train(work_folder, phantom, minutes, steps, threads, name, version)
+    teaching.train(work_folder, phantom, minutes, steps, threads, plain, name, version)
 
 
 @app.command()

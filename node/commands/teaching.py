@@ -50,6 +50,7 @@ def train(
     minutes: float | None,
     steps: int | None,
     threads: int,
+    is_plain: bool,
     name: str,
     version: str,
 ) -> None:
@@ -66,6 +67,7 @@ def train(
             minutes=minutes,
             steps=steps,
             threads=threads,
+            is_plain=is_plain,
             name=name,
             version=version,
             # Training begins with so many patients; there may be fewer in all.

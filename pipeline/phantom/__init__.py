@@ -15,7 +15,7 @@ from pipeline.phantom.acquisition import (
     truth,
     truth_grid,
 )
-from pipeline.phantom.injuries import CT_VISIBLE, LEVELS, Finding, Injury
+from pipeline.phantom.injuries import CT_VISIBLE, LEVELS, Finding, Injury, Morphology
 from pipeline.phantom.person import Patient, Variation, patient
 from pipeline.phantom.rendering import Rendered, render
 from pipeline.phantom.tissues import Tissue
@@ -30,6 +30,7 @@ __all__ = [
     "PHANTOM_VERSION",
     "Finding",
     "Injury",
+    "Morphology",
     "Patient",
     "Region",
     "Rendered",

@@ -42,7 +42,7 @@ class TrainingPair:
     @property
     def occult(self) -> NDArray[np.bool_]:
         """Where the MRI shows a lesion that the CT does not, bool."""
-        return self.labels != self.ct_labels
+        return np.asarray(self.labels != self.ct_labels)
 
 
 def stack_grid(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.phantom.canal import Canal, taper
 from pipeline.phantom.canvas import Canvas, Region, blend, capsule, ellipsoid, inside_all, slab
 from pipeline.phantom.injuries import Finding, Injuries
 from pipeline.phantom.noise import Array, Field, Profile
@@ -12,19 +13,19 @@ from pipeline.phantom.tissues import Tissue
 
 
 def paint_arch(
-    canvas: Canvas, spine: Spine, level: Level, number: int, canal: Profile, injuries: Injuries
+    canvas: Canvas, spine: Spine, level: Level, number: int, canal: Canal, injuries: Injuries
 ) -> None:
     """Pedicles, articular pillars, laminae, spinous process, transverse process, flavum."""
     size = spine.size
     length, _, _, slope, _ = level.spinous
-    reach = canal.at(level.middle) + length + 8
+    reach = canal.width.at(level.middle) + length + 8
     start, end = level.disc_top - 8, level.bottom + 12 + slope * (length + 12)
     box = canvas.between((start, end), (-reach, 4), 46 * size if number >= 5 else 33 * size)
     if not len(box.index):
         return
-    width = canal(box.s)
+    width = canal.width(box.s)
     behind = -box.n - width
-    lamina = _lamina(box, level, width, size)
+    lamina = _lamina(box, level, width, canal.half_side(box.s), size)
     spinous = _spinous(box, level, number, behind, injuries)
     pillar = _pillar(box, level, size, injuries, number)
     side = np.abs(box.x)
@@ -66,10 +67,10 @@ def paint_between(canvas: Canvas, spine: Spine, canal: Profile) -> None:
     box.paint(Tissue.FLAVUM, inside_all(slab(behind - 1.3, 1.6), 10 - side))
 
 
-def _lamina(box: Region, level: Level, width: Array, size: float) -> Array:
+def _lamina(box: Region, level: Level, width: Array, half_side: Array, size: float) -> Array:
     """The arch behind the canal; laminae lean like roof tiles."""
-    half = 12.0 * size
     n = (box.n + width / 2) / (width / 2)
+    half = half_side * taper(n)
     ring = (np.abs(n) ** 2.4 + np.abs(box.x / half) ** 2.2) ** (1 / 2.3)
     outside = (ring - 1) * 7.2 * size
     shingle = box.s - level.middle - 0.55 * (-box.n - 0.75 * width) - 1.5

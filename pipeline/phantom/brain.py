@@ -29,7 +29,8 @@ def paint_brain(canvas: Canvas, head: Head, cord: CordEntry) -> None:
     region, cavity = region.where(keep), cavity[keep]
     at = region.at
     region.paint(Tissue.DURA, cavity)
-    region.paint(Tissue.CSF, cavity - 0.5)
+    cistern_hu = canvas.palette.cistern_hu
+    region.paint(Tissue.CSF, cavity - 0.5, hu=cistern_hu)
     front, back = _stem(head, cord)
     stem_front, stem_back = front(at.up), back(at.up)
     hind, slope = head.tentorium
@@ -39,7 +40,7 @@ def paint_brain(canvas: Canvas, head: Head, cord: CordEntry) -> None:
     tent = inside_all(slab(at.up - roof, 0.6), stem_back - 8 - at.front, cavity + 0.5)
     _paint_cerebellum(region, head, cavity, roof, stem_back)
     fourth = _fourth_ventricle(region, head, stem_back)
-    region.paint(Tissue.CSF, fourth)
+    region.paint(Tissue.CSF, fourth, hu=cistern_hu)
     region.paint(Tissue.TENTORIUM, tent)
     half = 7.0 + 9.5 * np.exp(-(((at.up - head.pons[1]) / 11) ** 2))
     middle, deep = (stem_front + stem_back) / 2, np.maximum((stem_front - stem_back) / 2, 2)
@@ -120,7 +121,7 @@ def _paint_cerebrum(
     region.paint(Tissue.BRAIN_GRAY, lobe)
     region.paint(Tissue.BRAIN_WHITE, lobe - 5.0 - 2.0 * fold - 1.5 * coarse)
     sulcus = inside_all(0.25 - 3.0 * np.abs(fold), 9 + 3 * coarse - lobe, lobe + 1)
-    region.paint(Tissue.CSF, sulcus)
+    region.paint(Tissue.CSF, sulcus, hu=region.canvas.palette.cistern_hu)
 
 
 def _paint_cerebellum(
@@ -164,7 +165,7 @@ def _paint_cerebellum(
     )
     region.paint(Tissue.BRAIN_WHITE, hemisphere)
     fissure = inside_all((-arms - 0.955) * radius * 0.30, 13 - whole, whole + 0.5)
-    region.paint(Tissue.CSF, fissure)
+    region.paint(Tissue.CSF, fissure, hu=region.canvas.palette.cistern_hu)
 
 
 def _paint_brain_vessels(

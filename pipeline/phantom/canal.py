@@ -54,15 +54,15 @@ class Canal:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, spine: Spine) -> Canal:
-        """Draw a canal of 11.5 to 16 mm, with wear narrowing it at the discs."""
+        """Draw a canal of 11 to 16.4 mm, with wear narrowing it at the discs."""
         size, uniform = spine.size, rng.uniform
-        base = uniform(11.8, 16.0)
-        knots = np.array([-16, -7, 4, 14, 28, 45, 80, 120, 160, 260]) * size
-        ratio = [34, 31, 1.42 * base, 1.30 * base, 1.12 * base, base, base, base, 1.03 * base, base]
+        base = uniform(10.8, 16.0)
+        knots = np.array([-16, -7, 4, 14, 28, 45, 80, 100, 125, 160, 260]) * size
+        ratio = [34, 31, *(base * np.array([1.44, 1.30, 1.10, 1, 1, 1.06, 1.10, 1.11, 1.12]))]
         width = Profile(knots, np.array(ratio) * size)
         knots_cord = np.array(CORD_KNOTS_MM) * size
-        center = uniform(0.42, 0.55) + rng.normal(0, 0.055, len(knots_cord))
-        center[0] = 0.47 + uniform(-0.05, 0.05)
+        center = uniform(0.40, 0.54) + rng.normal(0, 0.055, len(knots_cord))
+        center[0] = 0.46 + uniform(-0.05, 0.05)
         depth = np.interp(CORD_KNOTS_MM, [-14, 2, 20, 40, 60, 92, 120, 200], _CORD_DEPTH_MM)
         side = np.interp(CORD_KNOTS_MM, [-14, 2, 20, 40, 60, 92, 120, 200], _CORD_SIDE_MM)
         fat_knots, fat = _back_fat(rng, spine)
@@ -70,11 +70,13 @@ class Canal:
             size=size,
             width=width,
             half_side=Profile(
-                np.array([-14, -5, 5, 20, 40, 260]) * size,
-                np.array([17, 16, 14.2, 12.5, 12.0, 11.2]) * size * uniform(0.93, 1.07),
+                np.array([-14, -5, 5, 20, 45, 85, 105, 125, 150, 180, 260]) * size,
+                np.array([17, 16, 14.2, 12.5, 12.6, 12.8, 12.2, 11.1, 10.0, 9.4, 9.2])
+                * size
+                * uniform(0.93, 1.07),
             ),
             cord_center=Profile(knots_cord, np.clip(center, *CORD_CENTER_LIMITS)),
-            cord_depth=Profile(knots_cord, depth * size * uniform(0.88, 1.08)),
+            cord_depth=Profile(knots_cord, depth * size * uniform(0.90, 1.16)),
             cord_half_side=Profile(knots_cord, side / 2 * size * uniform(0.93, 1.07)),
             back_fat=Profile(fat_knots, fat),
             front_gap=uniform(0.5, 1.5),
@@ -102,8 +104,8 @@ class Canal:
         return np.clip(wanted, low, np.maximum(high, low)).astype(np.float32), depth
 
 
-_CORD_DEPTH_MM = (11.5, 9.0, 8.0, 7.7, 7.6, 7.5, 6.9, 6.4)
-_CORD_SIDE_MM = (14.0, 12.0, 11.6, 12.6, 13.6, 13.4, 10.4, 9.2)
+_CORD_DEPTH_MM = (11.5, 9.0, 8.2, 7.8, 7.6, 7.5, 7.2, 7.0)
+_CORD_SIDE_MM = (14.0, 12.0, 11.5, 12.2, 12.9, 12.6, 10.4, 9.6)
 
 
 def _back_fat(rng: np.random.Generator, spine: Spine) -> tuple[list[float], list[float]]:
@@ -134,7 +136,7 @@ def narrowing(spine: Spine, injuries: Injuries) -> tuple[Profile, Profile]:
             if torn:
                 bulge += 1.5 * torn.shape[0]
             if fracture:
-                push = max(0.0, 4.5 * (fracture.severity * fracture.shape[0] - 0.2))
+                push = fracture.retropulsion_mm
         mid, half = level.disc_middle, (level.top - level.disc_top) / 2
         rear = level.top + 0.22 * (level.bottom - level.top)
         knots += [mid - half - 2, mid, rear, level.bottom - 3]
@@ -172,12 +174,18 @@ def paint_canal(canvas: Canvas, canal: Canal, spine: Spine, injuries: Injuries) 
 
 
 def _tube(box: Region, front: Array, back: Array, half_side: Array) -> Array:
-    """Signed distance to a canal with rounded triangular section."""
+    """Signed distance to a canal with rounded triangular section, broad in front."""
     half = np.maximum((front - back) / 2, 1.0)
     n = (box.n - (front + back) / 2) / half
-    x = box.x / half_side
+    x = box.x / (half_side * taper(n))
     ring = (np.abs(n) ** 2.4 + np.abs(x) ** 2.2) ** (1 / 2.3)
     return ((1 - ring) * half).astype(np.float32)
+
+
+def taper(n: Array) -> Array:
+    """Relative half width of the canal at -1, its back, to 1, its front; docs/phantom.md."""
+    out: Array = (1 + 0.4 * np.clip(n, -1, 1)) / 1.09
+    return out
 
 
 def _paint_vein_plexus(box: Region, front: Array, top: Array) -> None:

@@ -58,7 +58,7 @@ class Posture:
     def draw(cls, rng: np.random.Generator, size: float) -> Posture:
         """From a stiff kyphotic neck to a strongly lordotic one."""
         uniform = rng.uniform
-        tilt = np.deg2rad(uniform(-4, 32))
+        tilt = np.deg2rad(uniform(-6, 40))
         lordosis = np.deg2rad(np.clip(rng.normal(18, 14), -16, 45))
         return cls(
             size=size,
@@ -67,7 +67,7 @@ class Posture:
             kyphosis=float(np.deg2rad(uniform(5, 28))),
             wave=(float(uniform(0, 0.05)), float(uniform(35, 80)), float(uniform(0, 6.28))),
             head_tilt=float(0.35 * (tilt - lordosis / 2) + np.deg2rad(uniform(-14, 12))),
-            lateral_mm=tuple(rng.normal(0, (1.2, 1.2, 1.6, 2.4)).clip(-4, 4).tolist()),
+            lateral_mm=tuple(rng.normal(0, (1.4, 1.4, 2.2, 3.2)).clip(-6, 6).tolist()),
             rotation=float(np.deg2rad(rng.normal(0, 3))),
             head_rotation=float(np.deg2rad(rng.normal(0, 3))),
         )

@@ -53,6 +53,16 @@ Assumed, not measured: printed with every sensitivity that is computed on phanto
 """
 
 
+class Morphology(StrEnum):
+    """Morphology of the SLIC score (Vaccaro et al. 2007), as far as findings decide it."""
+
+    NONE = "none"
+    COMPRESSION = "compression"
+    BURST = "burst"
+    DISTRACTION = "distraction"
+    TRANSLATION = "translation"
+
+
 @dataclass(frozen=True)
 class Injury:
     """One finding of a patient.
@@ -68,6 +78,11 @@ class Injury:
     ct_visible: bool
     severity: float
     shape: tuple[float, float, float, float]
+
+    @property
+    def retropulsion_mm(self) -> float:
+        """Of a fracture that the CT shows: how far it is pushed into the canal."""
+        return max(0.0, 4.5 * (self.severity * self.shape[0] - 0.2)) if self.ct_visible else 0.0
 
 
 @dataclass(frozen=True)
@@ -115,6 +130,18 @@ class Injuries:
                 sees = ct_visible
             found.append(Injury(finding, sees, severity, tuple(shape)))
         return cls(drawn_level if level is None else level, tuple(found))
+
+    @property
+    def morphology(self) -> Morphology:
+        """The worst that the findings amount to."""
+        fracture = self.get(Finding.VERTEBRAL_FRACTURE)
+        if self.get(Finding.TRANSLATION):
+            return Morphology.TRANSLATION
+        if self.visible(Finding.DISC_INJURY) or self.visible(Finding.INTERSPINOUS_INJURY):
+            return Morphology.DISTRACTION
+        if fracture is None:
+            return Morphology.NONE
+        return Morphology.BURST if fracture.retropulsion_mm > 0 else Morphology.COMPRESSION
 
     def get(self, finding: Finding) -> Injury | None:
         """The injury of this kind, if the patient has it."""

@@ -50,7 +50,7 @@ class Rendered:
     @property
     def occult(self) -> NDArray[np.bool_]:
         """Where the MRI shows a lesion that the CT does not, bool."""
-        return self.labels != self.ct_labels
+        return np.asarray(self.labels != self.ct_labels)
 
 
 def render(patient: Patient, grid: Grid, *, supersample: int) -> Rendered:
@@ -62,19 +62,16 @@ def render(patient: Patient, grid: Grid, *, supersample: int) -> Rendered:
         supersample: Samples across each slice's thickness; their mean is the slice.
     """
     slices, rows, columns = grid.shape
-    out = Rendered(
-        grid,
-        np.zeros(grid.shape, np.uint8),
-        *(np.empty(grid.shape, np.float32) for _ in range(3)),
-        np.zeros(grid.shape, np.uint8),
-    )
+    ct, t2, stir = (np.empty(grid.shape, np.float32) for _ in range(3))
+    labels, ct_labels = (np.zeros(grid.shape, np.uint8) for _ in range(2))
+    out = Rendered(grid, labels, ct, t2, stir, ct_labels)
     step = max(1, POINTS_AT_ONCE // (rows * columns * supersample))
     for first in range(0, slices, step):
         last = min(first + step, slices)
-        labels, ct_labels, values = _render_slices(patient, grid, first, last, supersample)
+        drawn, drawn_on_ct, values = _render_slices(patient, grid, first, last, supersample)
         shape = (last - first, supersample, rows, columns)
-        out.labels[first:last] = labels.reshape(shape)[:, supersample // 2]
-        out.ct_labels[first:last] = ct_labels.reshape(shape)[:, supersample // 2]
+        out.labels[first:last] = drawn.reshape(shape)[:, supersample // 2]
+        out.ct_labels[first:last] = drawn_on_ct.reshape(shape)[:, supersample // 2]
         for plane, value in zip((out.ct, out.t2, out.stir), values, strict=True):
             plane[first:last] = value.reshape(shape).mean(axis=1)
     return out
@@ -154,7 +151,7 @@ def _paint(canvas: Canvas, patient: Patient, depth: Float32) -> None:
     paint_canal(canvas, canal, spine, injuries)
     paint_between(canvas, spine, canal.width)
     paint_craniovertebral(canvas, patient.craniovertebral, spine, canal.width)
-    paint_column(canvas, spine, canal.width, injuries)
+    paint_column(canvas, spine, canal, injuries)
     paint_roots(canvas, canal, spine)
     paint_interspinous_injury(canvas, neck.medium, spine, injuries, canal.width)
 

@@ -13,12 +13,15 @@ from pipeline.phantom.canvas import Region
 from pipeline.phantom.noise import Array, Field, Profile
 from pipeline.phantom.tissues import Tissue
 
-NAMES = ("C3", "C4", "C5", "C6", "C7", "T1", "T2", "T3", "T4", "T5", "T6")
+NAMES = ("C3", "C4", "C5", "C6", "C7", *(f"T{number}" for number in range(1, 10)))
+CERVICAL_RIBS = 0.04
+"""Share of patients; published figures go from 0.5 to 6%."""
+
 C2_END_MM = 38.0
 """Lower end-plate of C2 below the tip of the dens."""
 
-SPINOUS_LENGTH_MM = (15, 15, 18, 23, 33, 35, 35, 34, 33, 33, 33)
-SPINOUS_HEIGHT_MM = (3.4, 3.5, 3.9, 4.6, 5.4, 5.4, 5.2, 5.0, 5.0, 5.0, 5.0)
+SPINOUS_LENGTH_MM = (15, 15, 18, 23, 33, 35, 35, 34, *(33,) * 6)
+SPINOUS_HEIGHT_MM = (3.4, 3.5, 3.9, 4.6, 5.4, 5.4, 5.2, *(5.0,) * 7)
 """Half the height at the base."""
 
 
@@ -43,6 +46,7 @@ class Level:
         spinous: Length, half height, half width, slope, curvature of the spinous process.
         spread: Bifid spreading of its tip; deviation to one side, mm.
         lamina: Thickness, mm.
+        density: Of the marrow, relative to the patient's own.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Level:
     spinous: tuple[float, float, float, float, float]
     spread: tuple[float, float]
     lamina: float
+    density: float
 
     @property
     def middle(self) -> float:
@@ -75,16 +80,31 @@ class Level:
 
 @dataclass(frozen=True, eq=False)
 class Spine:
-    """The levels and what they share."""
+    """The levels and what they share.
+
+    Args:
+        size: Of the body.
+        levels: From C3 down.
+        cortex_mm: Of arches and processes.
+        shell_mm: Cortex of the bodies: thin, so that partial volume leaves it at 350 to 600 HU.
+        vein: Size of the basivertebral veins.
+        ligament_mm: Anterior and posterior longitudinal ligament.
+        interspinous_mm: Half thickness of the interspinous ligaments.
+        fat_between: Fat in them.
+        fiber: Field of their fibers.
+        has_cervical_ribs: Whether C7 carries ribs, short ones.
+    """
 
     size: float
     levels: tuple[Level, ...]
     cortex_mm: float
+    shell_mm: float
     vein: float
     ligament_mm: tuple[float, float]
     interspinous_mm: float
     fat_between: float
     fiber: Field
+    has_cervical_ribs: bool
 
     @classmethod
     def draw(cls, rng: np.random.Generator, size: float, wear: float | None = None) -> Spine:
@@ -101,11 +121,13 @@ class Spine:
             size=size,
             levels=tuple(levels),
             cortex_mm=float(rng.uniform(0.6, 1.15)),
+            shell_mm=float(rng.uniform(0.22, 0.7)),
             vein=float(rng.uniform(0.5, 1.3)),
             ligament_mm=(float(rng.uniform(0.7, 1.5)), float(rng.uniform(0.5, 1.2))),
             interspinous_mm=float(rng.uniform(1.5, 4.0)),
             fat_between=float(rng.uniform(-0.35, 0.25)),
             fiber=Field(rng, (4.0, 11.0, 4.0)),
+            has_cervical_ribs=bool(rng.random() < CERVICAL_RIBS),
         )
 
     def front(self) -> Profile:
@@ -123,11 +145,22 @@ class _Shared:
     height: float
     slope: float
     hollow: float
+    disc: float
+    thoracic_density: float
 
     @classmethod
     def draw(cls, rng: np.random.Generator, size: float, wear: float) -> _Shared:
         uniform = rng.uniform
-        return cls(size, wear, uniform(11.8, 14.6), uniform(0.35, 0.85), uniform(0.5, 1.5))
+        return cls(
+            size,
+            wear,
+            height=uniform(9.8, 14.4),
+            slope=uniform(0.35, 0.85),
+            hollow=uniform(0.5, 1.5),
+            disc=uniform(4.0, 6.6),
+            # thoracic bone is less dense than cervical, in some by more than a third
+            thoracic_density=uniform(0.6, 1.0),
+        )
 
 
 def _draw_level(
@@ -137,10 +170,10 @@ def _draw_level(
     is_thoracic = number >= 5
     often = 0.18 if name in ("C5", "C6", "C7") else -0.08
     wear = float(np.clip(shared.wear + rng.normal(0, 0.2) + often, 0, 1))
-    disc = uniform(4.8, 7.0) if not is_thoracic else uniform(3.8, 5.6)
+    disc = shared.disc * uniform(0.88, 1.12) * (0.8 if is_thoracic else 1.0)
     disc *= size * (1 - 0.5 * wear * uniform(0.5, 1.0)) * (0.7 if fused else 1.0)
     height = size * (shared.height + uniform(-0.7, 0.7) + 1.0 * (number == 4))
-    height += size * max(0, number - 4) * 1.0
+    height += size * min(max(0, number - 4), 6) * 1.0
     length = SPINOUS_LENGTH_MM[number] * uniform(0.85, 1.15) * size
     thickness = uniform(2.0, 3.2) * (1.2 if number > 3 else 1.0)
     slope = shared.slope + uniform(-0.08, 0.08) + (0.15 if number > 3 else 0)
@@ -150,8 +183,8 @@ def _draw_level(
         disc_top=disc_top,
         top=top,
         bottom=top + height,
-        depth=(uniform(14.6, 16.6) + 0.4 * number) * size,
-        width=(uniform(20, 23) + (1.0 * number)) * size,
+        depth=(uniform(13.8, 16.6) + 0.4 * min(number, 10)) * size,
+        width=(uniform(20, 23) + 1.0 * min(number, 10)) * size,
         wear=wear,
         is_fused=fused,
         end_tilt=float(rng.normal(0.03, 0.04)),
@@ -168,6 +201,7 @@ def _draw_level(
         ),
         spread=(uniform(0, 1.3) if number < 4 else uniform(0, 0.3), uniform(-1.5, 1.5)),
         lamina=uniform(4.0, 6.0) * size,
+        density=uniform(0.9, 1.1) * np.interp(number, (3, 7), (1.0, shared.thoracic_density)),
     )
 
 

@@ -10,10 +10,10 @@ from pipeline.phantom.spine import Spine, bone
 from pipeline.phantom.tissues import Tissue
 
 FIRST_RIB_LEVEL = 5
-"""Index of T1 in the levels."""
+"""Index of T1 in the levels; the first entry of the sizes below is a rib of C7."""
 
-RIB_HALF_WIDTH_MM = (46, 60, 72, 82, 88, 92)
-RIB_DEPTH_MM = (62, 78, 92, 104, 112, 118)
+RIB_HALF_WIDTH_MM = (30, 46, 60, 72, 82, 88, 92, 95, 97, 98)
+RIB_DEPTH_MM = (36, 62, 78, 92, 104, 112, 118, 122, 125, 127)
 
 
 def paint_thorax(canvas: Canvas, spine: Spine, front: Profile) -> None:
@@ -46,7 +46,8 @@ def paint_thorax(canvas: Canvas, spine: Spine, front: Profile) -> None:
     )
     box.paint(Tissue.MUSCLE, lung + 4)
     box.paint(Tissue.LUNG, lung)
-    for number, level in enumerate(spine.levels[FIRST_RIB_LEVEL:]):
+    first_rib = FIRST_RIB_LEVEL - spine.has_cervical_ribs
+    for number, level in enumerate(spine.levels[first_rib:], start=1 - spine.has_cervical_ribs):
         half, depth = RIB_HALF_WIDTH_MM[number] * size, RIB_DEPTH_MM[number] * size
         start = -14.0 * size
         ring = np.hypot((box.n - start - depth / 2) / (depth / 2), box.x / half)

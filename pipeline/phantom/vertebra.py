@@ -5,20 +5,24 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.phantom.arch import paint_arch
-from pipeline.phantom.canvas import Canvas, Region, inside_all, slab
+from pipeline.phantom.canal import Canal
+from pipeline.phantom.canvas import Canvas, Region, ellipsoid, inside_all, slab
 from pipeline.phantom.injuries import Finding, Injuries
-from pipeline.phantom.noise import Array, Profile
+from pipeline.phantom.noise import Array
 from pipeline.phantom.spine import Level, Spine, bone
 from pipeline.phantom.tissues import Tissue
 
+CHIP_SEVERITY = 0.45
+"""Disc injuries from here on tear a flake off the end-plate."""
 
-def paint_column(canvas: Canvas, spine: Spine, canal: Profile, injuries: Injuries) -> None:
+
+def paint_column(canvas: Canvas, spine: Spine, canal: Canal, injuries: Injuries) -> None:
     """Paint soft parts first, then bone, then discs.
 
     Args:
         canvas: To paint on.
         spine: The column.
-        canal: AP diameter of the bony canal along the spine, mm.
+        canal: Whose walls the arches follow.
         injuries: Whose bony and discal signs are painted too.
     """
     last = spine.levels[-1].bottom
@@ -109,6 +113,12 @@ def _paint_torn_disc(
     reach = 0.4 + 1.4 * severity
     torn = inside_all(disc - 0.5, (front + reach - 0.4) * level.depth / 2)
     box.paint(Tissue.DISC_INJURY, torn, is_hidden_on_ct=not visible)
+    if visible and severity > CHIP_SEVERITY:
+        # a flake of the end-plate that the anterior ligament took along
+        chip = ellipsoid(
+            (front * level.depth / 2 - level.depth / 2 - 0.8, 1.6), (box.s - level.disc_top, 2.4)
+        )
+        box.paint(Tissue.CORTEX, inside_all(chip, 4.5 - np.abs(box.x)), hu=700.0)
 
 
 def _end_plates(box: Region, level: Level, number: int, radius: Array) -> tuple[Array, Array]:
@@ -141,8 +151,9 @@ def _paint_body(
     wall = (1 - radius / flare) * mean_radius
     edge, below_top = _collapse(injuries, number, level, box, front, at, wall, below_top)
     inside = inside_all(below_top, above_bottom, edge)
-    rim = spine.cortex_mm * (1 + 0.5 * level.wear * (np.abs(at) > 0.6)).astype(np.float32)
-    marrow_hu = canvas.palette.hu[Tissue.MARROW] * (1.0 + 0.05 * np.sin(3.0 * number))
+    # worn end-plates are sclerotic
+    rim = spine.shell_mm * (1 + 0.9 * level.wear * (np.abs(at) > 0.6)).astype(np.float32)
+    marrow_hu = canvas.palette.hu[Tissue.MARROW] * level.density
     box.paint(Tissue.CORTEX, inside)
     box.paint(Tissue.MARROW, inside - rim, hu=float(marrow_hu))
     vein = inside_all(slab(at, 0.09) * half, 1.9 * spine.vein - np.abs(box.x), -front * 7 - 1.5)
@@ -157,7 +168,7 @@ def _gape(
     torn = injuries.visible(Finding.DISC_INJURY)
     if torn is None or number not in (injuries.level - 1, injuries.level):
         return top, bottom
-    opening = (0.5 + 0.9 * torn.severity) * (0.6 + 0.4 * np.clip(front + 0.4, 0, 1.4))
+    opening = (0.7 + 1.3 * torn.severity) * (0.6 + 0.4 * np.clip(front + 0.4, 0, 1.4))
     return (top - opening, bottom) if number == injuries.level else (top, bottom - opening)
 
 
@@ -177,8 +188,7 @@ def _collapse(
         return edge, below_top
     loss = (0.08 + 0.27 * fracture.severity) * (level.bottom - level.top)
     wedge = loss * np.clip(0.6 + 0.7 * front, 0, 1.3)
-    push = max(0.0, 4.5 * (fracture.severity * fracture.shape[0] - 0.2))
-    behind = push * np.clip(-front, 0, 1) * np.exp(-((at + 0.55) ** 2) / 0.18)
+    behind = fracture.retropulsion_mm * np.clip(-front, 0, 1) * np.exp(-((at + 0.55) ** 2) / 0.18)
     bulged = edge + behind * np.exp(-((box.x / 7) ** 2)) + 0.06 * loss
     return bulged.astype(np.float32), (below_top - wedge).astype(np.float32)
 

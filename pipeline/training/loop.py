@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DModel
 from torch import Generator, Tensor
 
 from pipeline.intensity import condition
@@ -46,7 +45,6 @@ class TrainingConfig:
     Args:
         work_dir: Holds pool, checkpoint, losses, pictures and the exported model; not in git.
         pool_dir: Holds the phantom pairs; ``work_dir / "pool"`` when not given.
-        start_dir: Model folder whose denoiser the run begins with; from nothing when not given.
         seeds: Phantoms to train on; held-out seeds begin at `data.HELD_OUT_FROM`.
         minutes: Length of the run in time spent training, or
         steps: its length in steps; exactly one of the two.
@@ -60,6 +58,8 @@ class TrainingConfig:
         spread_sigma: The one of them that the exported model draws from.
         widths: Channels of the denoiser's levels.
         augmentation: Strengths.
+        is_plain: Train the baseline: the same network as plain L1 regression, all pixels alike, no
+            gradient term, no noisy latents.
         seed: Of initialization, draws and augmentation.
         threads: Processor threads.
         generate: Make the phantoms in a second process.
@@ -75,7 +75,6 @@ class TrainingConfig:
 
     work_dir: Path
     pool_dir: Path | None = None
-    start_dir: Path | None = None
     seeds: range = range(0, 1000)
     minutes: float | None = None
     steps: int | None = None
@@ -89,6 +88,7 @@ class TrainingConfig:
     spread_sigma: float = 0.8
     widths: tuple[int, ...] = WIDTHS
     augmentation: Augmentation = field(default_factory=Augmentation)
+    is_plain: bool = False
     seed: int = 0
     threads: int = 1
     generate: bool = True
@@ -206,8 +206,6 @@ class Run:
         self.denoiser = build_denoiser(self.codec, config.widths).to(
             memory_format=torch.channels_last
         )
-        if config.start_dir is not None:
-            _begin_with(self.denoiser, config.start_dir)
         self.average = {k: v.clone() for k, v in self.denoiser.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             self.denoiser.parameters(),
@@ -234,6 +232,8 @@ class Run:
             group["lr"] = self._learning_rate()
         batch = pool.draw(config.batch, self.rng)
         weights = loss_weights(batch.labels, batch.ct_labels[:, 1:2])
+        if config.is_plain:
+            weights = torch.ones_like(weights)
         slices_hu, signal, weights = augment(batch, weights, config.augmentation, self.rng)
         x_s, s = self._start(self.codec.encode(signal))
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -243,6 +243,8 @@ class Run:
         predicted = self.codec.decode(x0.float())
         doubt = self.codec.decode_width(latent_doubt.float())
         loss, weighted = reconstruction_loss(predicted, signal, weights[:, :1])
+        if config.is_plain:
+            loss = weighted
         error = (predicted.detach() - signal).abs()
         loss = loss + DOUBT_SHARE * doubt_loss(doubt, error, weights[:, 1:])
         self.optimizer.zero_grad(set_to_none=True)
@@ -260,7 +262,8 @@ class Run:
 
     def _start(self, x0: Tensor) -> tuple[Tensor, Tensor]:
         """Noisy latents and their levels: only levels that inference visits are trained."""
-        noisy = torch.rand(len(x0), generator=self.rng) < self.config.noise_share
+        share = 0.0 if self.config.is_plain else self.config.noise_share
+        noisy = torch.rand(len(x0), generator=self.rng) < share
         levels = torch.tensor(self.config.noise_sigmas)
         drawn = levels[torch.randint(len(levels), (len(x0),), generator=self.rng)]
         s = torch.where(noisy, drawn, 1.0)
@@ -348,15 +351,6 @@ class Run:
             version=self.config.version,
             spread_sigma=self.config.spread_sigma,
         )
-
-
-def _begin_with(denoiser: UNet2DModel, folder: Path) -> None:
-    """Take over another model's weights; an older one had no doubt, whose channels stay as new."""
-    old = UNet2DModel.from_pretrained(folder / "denoiser", local_files_only=True).state_dict()
-    new = denoiser.state_dict()
-    for name, value in old.items():
-        new[name][: len(value)] = value
-    denoiser.load_state_dict(new)
 
 
 @contextlib.contextmanager
