@@ -39,6 +39,7 @@ class Stream(IntEnum):
     STACK = 11
     NOISE = 12
     IDENTITY = 13
+    MR = 14
 
 
 def stream(seed: int, number: Stream) -> np.random.Generator:
