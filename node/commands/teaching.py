@@ -56,6 +56,7 @@ def train(
 ) -> None:
     """Train a model on phantom patients; called again, it goes on."""
     # torch, which `phantom` does not need
+    from pipeline.training import card  # noqa: PLC0415
     from pipeline.training.loop import TrainingConfig  # noqa: PLC0415
     from pipeline.training.loop import train as run  # noqa: PLC0415
     from pipeline.training.progress import shown  # noqa: PLC0415
@@ -77,4 +78,6 @@ def train(
         raise Refuse(f"expected --minutes or --steps: {error}") from error
     with shown(err) as tell:
         model = run(config, tell)
-    out.print(f"the model is in {model}; use it with --model", highlight=False)
+    with err.status("measuring the model for its card"):
+        card.write(config)
+    out.print(f"the model and its card are in {model}; use it with --model", highlight=False)

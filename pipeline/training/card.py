@@ -8,14 +8,24 @@ from __future__ import annotations
 import json
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from pipeline.provenance import digest_folder, software_versions
+from pipeline.evaluation.scores import evaluate, lookup_method, model_method, table
+from pipeline.phantom import PHANTOM_VERSION
+from pipeline.provenance import software_versions
+from pipeline.synthesis import load_model
+from pipeline.training.augment import Augmentation
+from pipeline.training.data import HELD_OUT_FROM, fill, load, pair_path, stored_seeds
+from pipeline.training.loop import TrainingConfig
 
 NAME = "README.md"
 """Model hubs show this file; it is no part of the model's digest."""
+
+HELD_OUT = 6
+"""Phantoms of the card's table; `pseudomri evaluate` is the whole evaluation."""
+
+LOOKUP_PHANTOMS = 20
 
 
 @dataclass(frozen=True)
@@ -30,16 +40,15 @@ class Facts:
         steps: Taken.
         hours: Spent training.
         batch: Slices of one step.
-        crop_px: Side of a training crop.
+        augmentation: Strengths.
         phantoms: Training phantoms.
         seeds: First and last of their seeds.
-        phantom_version: Of the code that drew them, such as a commit.
-        held_out: Phantoms of the evaluation.
+        is_plain: Whether it is the baseline, plain L1 regression.
+        held_out: Phantoms of the figures.
         hardware: Of the training.
         software: Name and version.
         figures: Markdown table of `pipeline.evaluation.scores.table`.
         loss: First and last training loss.
-        notes: What a reader should know about this very run; goes under the limits.
     """
 
     name: str
@@ -49,16 +58,61 @@ class Facts:
     steps: int
     hours: float
     batch: int
-    crop_px: int
+    augmentation: Augmentation
     phantoms: int
     seeds: tuple[int, int]
-    phantom_version: str
+    is_plain: bool
     held_out: int
     hardware: str
     software: dict[str, str]
     figures: str
     loss: tuple[float, float]
-    notes: tuple[str, ...] = ()
+
+
+def write(config: TrainingConfig) -> Facts:
+    """Measure the model that a run left, and write its card into its folder.
+
+    Args:
+        config: Of the run, which must be finished.
+    """
+    facts = collect(config)
+    (config.model_dir / NAME).write_text(card(facts))
+    return facts
+
+
+def collect(config: TrainingConfig) -> Facts:
+    """Read the run's own record, and score the model on a few held-out phantoms."""
+    model = load_model(config.model_dir)
+    seeds = stored_seeds(config.pool, config.seeds)
+    held_out = range(HELD_OUT_FROM, HELD_OUT_FROM + HELD_OUT)
+    fill(config.pool, held_out)
+    judged = [load(pair_path(config.pool, seed)) for seed in held_out]
+    learned = (load(pair_path(config.pool, seed)) for seed in seeds[:LOOKUP_PHANTOMS])
+    figures = table(
+        {
+            "model": evaluate(model_method(model), judged),
+            "lookup": evaluate(lookup_method(learned), judged),
+        }
+    )
+    lines = [json.loads(line) for line in config.losses.read_text().splitlines()]
+    return Facts(
+        name=model.name,
+        version=model.version,
+        digest=model.digest,
+        parameters=sum(p.numel() for p in model.pipeline.denoiser.parameters()),
+        steps=lines[-1]["step"],
+        hours=lines[-1]["elapsed_s"] / 3600,
+        batch=config.batch,
+        augmentation=config.augmentation,
+        phantoms=len(seeds),
+        seeds=(seeds[0], seeds[-1]),
+        is_plain=config.is_plain,
+        held_out=HELD_OUT,
+        hardware=hardware(config.threads),
+        software=collect_software(),
+        figures=figures,
+        loss=(lines[0]["loss"], lines[-1]["loss"]),
+    )
 
 
 def hardware(threads: int) -> str:
@@ -68,26 +122,17 @@ def hardware(threads: int) -> str:
     return f"{threads} thread(s) of {model}, bfloat16"
 
 
-def loss_ends(losses: Path) -> tuple[float, float]:
-    """First and last loss of a run."""
-    lines = losses.read_text().splitlines()
-    return json.loads(lines[0])["loss"], json.loads(lines[-1])["loss"]
-
-
-def write(folder: Path, facts: Facts) -> Path:
-    """Write the card into the model's folder."""
-    if facts.digest != digest_folder(folder):
-        raise ValueError(f"the card is for {facts.digest[:12]}, the folder holds another model")
-    path = folder / NAME
-    path.write_text(card(facts))
-    return path
-
-
 def card(facts: Facts) -> str:
     """The card as Markdown."""
     software = ", ".join(f"{name} {version}" for name, version in facts.software.items())
     first, last = facts.loss
-    notes = "".join(f"- {note}\n" for note in facts.notes)
+    how = facts.augmentation
+    loss = (
+        "plain L1 regression: the baseline, not for use"
+        if facts.is_plain
+        else "tissue-weighted L1 plus gradient L1 of the image, occult lesions at a fifth of their"
+        " weight; pinball loss of the doubt; nothing adversarial"
+    )
     return f"""---
 license: apache-2.0
 library_name: diffusers
@@ -97,7 +142,7 @@ tags: [medical, ct, mri, image-to-image, synthetic-data]
 # {facts.name} {facts.version}
 
 Turns a sagittal CT stack of the neck (3 mm slices, 0.75 mm pixels) into pseudo-T2 and pseudo-STIR,
-and draws a map of where it was guessing. SHA-256 of the folder: `{facts.digest}`.
+and says where it is guessing. SHA-256 of the folder: `{facts.digest}`.
 
 **It has never seen a patient.** It was trained on procedurally drawn necks alone. It is for
 research; its images are no MRI and must not be read without the CT and without their label.
@@ -105,23 +150,25 @@ research; its images are no MRI and must not be read without the CT and without 
 ## What it is
 
 A `diffusers` pipeline of three parts: a lossless pixel-unshuffle codec, a `UNet2DModel` of
-{facts.parameters / 1e6:.1f} M parameters that predicts the clean latent of both contrasts from
-three CT slices in two windows, and a flow-matching Euler scheduler. The image is one deterministic
-step from a latent of zeros. The spread is the standard deviation of eight samples, each the image
-renoised and cleaned again with one noise field for the whole stack.
+{facts.parameters / 1e6:.1f} M parameters that predicts the clean latent of both contrasts, and the
+error it expects in them, from three CT slices in two windows, and a flow-matching Euler scheduler.
+The image is one deterministic step from a latent of zeros; so is the expected error. The spread is
+the standard deviation of eight samples, each the image renoised and cleaned again with one noise
+field for the whole stack.
 
 ## How it was trained
 
 | | |
 |---|---|
 | data | {facts.phantoms} phantoms, seeds {facts.seeds[0]} to {facts.seeds[1]}, \
-`pipeline.phantom` at {facts.phantom_version} |
-| steps | {facts.steps} of {facts.batch} crops of {facts.crop_px} x {facts.crop_px}, \
-{facts.hours:.2f} h |
-| loss | tissue-weighted L1 plus 0.3 gradient L1, nothing adversarial; L1 part from {first:.3f} \
-to {last:.3f} |
-| augmentation | HU shifts by tissue, fields, beam hardening, noise 2 to 28 HU, streaks, blur, \
-rotation, scale |
+`pipeline.phantom` version {PHANTOM_VERSION} |
+| steps | {facts.steps} of {facts.batch} crops of {how.crop_px} x {how.crop_px}, \
+{facts.hours:.2f} h, from nothing |
+| loss | {loss}; L1 part from {first:.3f} to {last:.3f} |
+| augmentation | HU by tissue ({how.tissue_hu:g}, nervous system {how.nervous_hu:g}, CSF \
+{how.csf_hu:g} more), fields of {how.field_hu:g} HU, shoulders {how.shoulder_hu:g} HU, noise \
+{how.noise_hu[0]:g} to {how.noise_hu[1]:g} HU, streaks, blur, marrow patches, bone loss, turns of \
+{how.rotation_deg:g} degrees, scale {how.scale[0]:g} to {how.scale[1]:g} |
 | hardware | {facts.hardware} |
 | software | {software} |
 
@@ -132,7 +179,8 @@ below *true mean* says that a tissue fades. The lookup table is the mean signal 
 
 {facts.figures}
 
-These figures say how well the phantom was learned. **They are no claim about patients.**
+These figures say how well the phantom was learned. **They are no claim about patients.** The whole
+evaluation, with baselines, canal, injuries and the real neck, is in docs/evaluation.md.
 
 ## Limits
 
@@ -140,10 +188,10 @@ These figures say how well the phantom was learned. **They are no claim about pa
   widening and marrow oedema without a fracture line come out as their usual, healthy signal.
 - The L1 loss predicts the median: what is rare fades, textures are smooth, noise of MRI is absent.
 - The cord's place within the canal is part evidence, part prior; the lower the CT's contrast
-  between cord and CSF, the more it is prior.
+  between cord and CSF, the more it is prior (docs/counterfactual.md says how much).
 - Metal, surgery, children, tumors and infection are not in the phantom.
 - The one real CT that was looked at during development is a tuning case, not a test.
-{notes}"""
+"""
 
 
 def collect_software() -> dict[str, str]:

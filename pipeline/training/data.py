@@ -99,6 +99,12 @@ def pair_path(folder: Path, seed: int) -> Path:
     return folder / f"{seed:06d}.v{PHANTOM_VERSION}.npy"
 
 
+def stored_seeds(folder: Path, seeds: range) -> list[int]:
+    """Which of these seeds have a pair in the folder, rising."""
+    found = (int(path.name.split(".")[0]) for path in folder.glob(f"*.v{PHANTOM_VERSION}.npy"))
+    return sorted(seed for seed in found if seed in seeds)
+
+
 def fill(folder: Path, seeds: range, should_stop: Callable[[], bool] = lambda: False) -> None:
     """Make every pair that is not there yet, in the order of the seeds.
 
@@ -141,10 +147,9 @@ class Pool:
 
     def refresh(self) -> int:
         """Take up pairs that have appeared; returns how many there are."""
-        for path in sorted(self._folder.glob(f"*.v{PHANTOM_VERSION}.npy")):
-            seed = int(path.name.split(".")[0])
-            if seed in self._seeds and seed not in self._planes:
-                self._planes[seed] = np.load(path, mmap_mode="r")
+        for seed in stored_seeds(self._folder, self._seeds):
+            if seed not in self._planes:
+                self._planes[seed] = np.load(pair_path(self._folder, seed), mmap_mode="r")
         return len(self._planes)
 
     def draw(self, count: int, rng: Generator) -> Batch:

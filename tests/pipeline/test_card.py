@@ -1,0 +1,34 @@
+"""The model card says what the run did, in figures that come from the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.provenance import digest_folder
+from pipeline.training import card
+from pipeline.training.data import HELD_OUT_FROM, pair_path, store
+from pipeline.training.loop import train
+from tests.pipeline.test_training import config, fake_pair
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_the_card_is_written_from_the_run(tmp_path: Path, is_plain: bool) -> None:
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    for seed in (2, 5, *range(HELD_OUT_FROM, HELD_OUT_FROM + card.HELD_OUT)):
+        store(pair_path(pool, seed), fake_pair(seed))
+    run = config(tmp_path / "run", pool, steps=25, is_plain=is_plain)
+    folder = train(run)
+    facts = card.write(run)
+    text = (folder / card.NAME).read_text()
+    losses = [json.loads(x)["loss"] for x in run.losses.read_text().splitlines()]
+    assert digest_folder(folder) in text
+    assert "2 phantoms, seeds 2 to 5" in text
+    assert "| steps | 25 of 2 crops of 32 x 32" in text
+    assert f"{losses[0]:.3f} to {losses[-1]:.3f}" in text
+    assert facts.parameters > 0
+    assert "| csf | T2 | 1.00 |" in text
+    assert ("the baseline, not for use" in text) == is_plain
