@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,18 +17,15 @@ GAMMA = 0.8
 """A little lighter than linear, as MRI is usually windowed."""
 
 
-def contact_sheet(
-    pipeline: PseudoMRIPipeline, pair: TrainingPair, slices: Sequence[int] = (7, 4)
-) -> Image.Image:
-    """One row per slice: CT, true T2, predicted T2, true STIR, predicted STIR.
+def contact_sheet(pipeline: PseudoMRIPipeline, pair: TrainingPair) -> Image.Image:
+    """Two slices, the middle one and one beside it: CT, true T2, predicted T2, the same of STIR.
 
     Args:
         pipeline: The model as it is now.
         pair: Held out.
-        slices: Indices into the pair's stack.
     """
     rows = []
-    for index in slices:
+    for index in (len(pair.ct) // 2, len(pair.ct) // 4):
         around = np.clip([index - 1, index, index + 1], 0, len(pair.ct) - 1)
         predicted = pipeline(torch.tensor(pair.ct[around]))[1].numpy()
         row = [_gray(pair.ct[index], *SOFT_WINDOW_HU, gamma=1.0)]
