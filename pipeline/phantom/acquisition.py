@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from pipeline.contrast import Contrast
 from pipeline.geometry import Float32, Float64, Grid, Volume
 from pipeline.phantom.frame import MID_CERVICAL_MM
 from pipeline.phantom.identity import frame_of_reference_uid
 from pipeline.phantom.landmarks import discs_mm
 from pipeline.phantom.lumbar import render_lumbar
+from pipeline.phantom.mri import acquire
 from pipeline.phantom.person import Patient, Stream, patient, stream
 from pipeline.phantom.rendering import Rendered, render
 
@@ -187,7 +189,15 @@ def truth_grid(person: Patient) -> Grid:
 
 
 def truth(person: Patient) -> tuple[Volume, Volume]:
-    """True T2 and STIR on `truth_grid`, signal relative to CSF."""
+    """True T2 and STIR on `truth_grid`, signal relative to CSF, as a scanner acquires them.
+
+    With the artifacts of `pipeline.phantom.mri`; what trains and what evaluates is clean.
+    """
     done = render(person, truth_grid(person), supersample=2)
     frame = frame_of_reference_uid(person.seed)
-    return Volume(done.t2, done.grid, frame), Volume(done.stir, done.grid, frame)
+    rng = stream(person.seed, Stream.MR)
+    t2, stir = (
+        acquire(signal, done.labels, contrast, STACK_SPACING_MM, rng)
+        for contrast, signal in ((Contrast.T2, done.t2), (Contrast.STIR, done.stir))
+    )
+    return Volume(t2, done.grid, frame), Volume(stir, done.grid, frame)
