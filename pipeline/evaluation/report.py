@@ -19,6 +19,14 @@ from pipeline.evaluation.injuries import Detection, Share
 from pipeline.evaluation.reference_free import ReferenceFree
 from pipeline.evaluation.run import Evaluation, Pictures, RealNeck
 from pipeline.evaluation.scores import Score, table
+from pipeline.evaluation.targets import (
+    CANAL_AP_MM,
+    CORD_CENTER_MM,
+    Target,
+    baseline_targets,
+    detection_targets,
+    neck_targets,
+)
 from pipeline.geometry import Float32
 from pipeline.phantom import CT_VISIBLE
 
@@ -46,6 +54,7 @@ def as_json(found: Evaluation) -> dict[str, Any]:
         "uninjured": [asdict(u) for u in found.uninjured],
         "real": None if found.real is None else asdict(found.real.measures),
         "stir_limits": stir_limits(found.uninjured),
+        "targets": [asdict(t) | {"is_reached": t.is_reached} for t in targets(found)],
     }
     cleaned: dict[str, Any] = _finite(document)
     return cleaned
@@ -92,6 +101,34 @@ def stir_limits(uninjured: Sequence[ReferenceFree]) -> dict[str, float]:
     return limits
 
 
+def targets(found: Evaluation) -> list[Target]:
+    """Every target with what was measured."""
+    widths = list(found.canal.ap_error_mm.values())
+    return [
+        *baseline_targets(found.scores, "model"),
+        *(baseline_targets(found.stepped, "model") if found.stepped else ()),
+        Target("canal AP error, mm, worst level", max(widths), CANAL_AP_MM, True),
+        Target("cord center error, mm, where the CT shows it", found.canal.cord_error_mm["shown"],
+               CORD_CENTER_MM, True),
+        *detection_targets(found.detections),
+        *(neck_targets(found.real.measures, stir_limits(found.uninjured)) if found.real else ()),
+    ]  # fmt: skip
+
+
+def _targets(found: Evaluation) -> str:
+    rows = [
+        (
+            target.name,
+            f"{target.value:.3g}",
+            f"{'at most' if target.at_most else 'at least'} {target.limit:.3g}",
+            "yes" if target.is_reached else "**no**",
+            target.note,
+        )
+        for target in targets(found)
+    ]
+    return _markdown(("target", "measured", "limit", "reached", ""), rows)
+
+
 def as_markdown(found: Evaluation) -> str:
     """All tables, for the model card and the docs."""
     return "\n\n".join(f"### {title}\n\n{note}\n\n{text}" for title, note, text in _parts(found))
@@ -106,7 +143,10 @@ def _parts(found: Evaluation) -> list[tuple[str, str, str]]:
         "*lookup*: mean signal of each HU, learned from training phantoms"
         f" {_seeds(facts['lookup'])}; *codec only*: the truth encoded and decoded."
     )
-    parts = [("Tissues", judged + method + lookup, table(found.scores))]
+    parts = [
+        ("Targets", "What is asked of a model that is shown to anybody.", _targets(found)),
+        ("Tissues", judged + method + lookup, table(found.scores)),
+    ]
     if found.stepped:
         parts.append(
             ("Many steps", f"{facts['stepped']}. One seeded noise field.", table(found.stepped))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from node.commands.judging import seeds_of
@@ -19,6 +21,8 @@ from pipeline.evaluation.course import ACROSS_MM, Course, phantom_course
 from pipeline.evaluation.injuries import Sample, Share, auc, detect, samples_of
 from pipeline.evaluation.reference_free import measure
 from pipeline.evaluation.run import Evaluation, Plan, evaluate_all
+from pipeline.evaluation.scores import Score
+from pipeline.evaluation.targets import Target, baseline_targets
 from pipeline.geometry import Float32, Grid
 from pipeline.phantom import Finding, Patient, TrainingPair, patient
 from pipeline.synthesis import load_model
@@ -177,3 +181,28 @@ def test_a_plan_keeps_judged_tuned_and_trained_apart(tmp_path: Path) -> None:
     assert seeds_of("100000:100050") == range(100_000, 100_050)
     with pytest.raises(Refuse, match="expected A:B"):
         seeds_of("100000-100050")
+
+
+@given(value=st.floats(-5, 5), limit=st.floats(-5, 5))
+def test_a_target_is_reached_on_its_own_side(value: float, limit: float) -> None:
+    most = Target("", value, limit, at_most=True)
+    least = Target("", value, limit, at_most=False)
+    assert most.is_reached or least.is_reached
+    assert (most.is_reached and least.is_reached) == (value == limit)
+
+
+def test_what_could_not_be_measured_is_not_reached() -> None:
+    assert not Target("", float("nan"), 1.0, at_most=True).is_reached
+    assert not Target("", 1.0, float("nan"), at_most=True).is_reached
+
+
+def test_a_baseline_that_is_as_good_is_named() -> None:
+    def score(tissue: str, mae: float) -> Score:
+        return Score(Contrast.T2, tissue, mae, 20, 0.5, 0.4, 0.4, 100)
+
+    ours = [score("CSF", 0.1), score("CORD", 0.1), score("FAT", 0.9)]
+    theirs = [score("CSF", 0.2), score("CORD", 0.1), score("FAT", 0.1)]
+    (target,) = baseline_targets({"model": ours, "lookup": theirs}, "model")
+    assert target.value == 1
+    assert target.note == "cord T2"
+    assert not target.is_reached
