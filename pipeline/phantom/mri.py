@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from pipeline.contrast import Contrast
 from pipeline.geometry import Float32, Float64
@@ -43,6 +44,9 @@ FAT_FRACTION: dict[Tissue, float] = {
 PULSATING = (Tissue.CSF, Tissue.ARTERY, Tissue.VEIN)
 """What moves with the pulse and leaves ghosts along the phase-encoding direction."""
 
+PARTIAL_VOLUME_PX = 0.6
+"""Standard deviation that gives a border of labels the width of a border of signal."""
+
 PADDING_PX = 32
 """Mirrored beyond the picture, as oversampling: the neck goes on where the picture ends."""
 
@@ -55,6 +59,7 @@ class Acquisition:
         frequency_axis: 1 when rows are the frequency-encoding direction, 2 when columns are.
         bandwidth_hz: Per pixel, with its sign the direction of the fat's shift.
         kept: Share of k-space that was acquired, of rows and of columns.
+        rolloff: Outer share of that which the raw-data filter fades out; 0 rings by all of Gibbs.
         shading: Exponent of the coil's sensitivity that prescan correction left, 0 to 1.
         coil_mm: Radius of the coil behind the neck.
         drift: Relative change of sensitivity from the middle to the upper and lower border.
@@ -67,6 +72,7 @@ class Acquisition:
     frequency_axis: int
     bandwidth_hz: float
     kept: tuple[float, float]
+    rolloff: float
     shading: float
     coil_mm: float
     drift: float
@@ -86,6 +92,7 @@ class Acquisition:
             frequency_axis=2 if columns_read else 1,
             bandwidth_hz=float(uniform(150, 450) * rng.choice((-1, 1))),
             kept=(phase_kept, frequency_kept) if columns_read else (frequency_kept, phase_kept),
+            rolloff=float(uniform(0.25, 0.6)),
             shading=float(uniform(0.0, 0.35)),
             coil_mm=float(uniform(90, 150)),
             drift=float(uniform(-0.12, 0.05)),
@@ -157,8 +164,8 @@ def scan_plane(signal: Float64, fat: Float64, moving: Float64, how: Acquisition)
     lines = k[2 - how.frequency_axis]
     total += pulsed * how.ghost * np.cos(2 * np.pi * lines * how.ghost_px + how.ghost_phase)
     # k-space ends: the picture is convolved with a sinc and rings (Gibbs; Brown ch. 13)
-    ends = [np.abs(axis) <= 0.5 * share for axis, share in zip(k, how.kept, strict=True)]
-    total *= ends[0] & ends[1]
+    for axis, share in zip(k, how.kept, strict=True):
+        total *= _window(np.abs(axis) / (0.5 * share), how.rolloff)
     image: Complex = np.fft.ifft2(total)
     return image[PADDING_PX:-PADDING_PX, PADDING_PX:-PADDING_PX]
 
@@ -181,6 +188,13 @@ def sensitivity(
     return scaled
 
 
+def _window(radius: Float64, rolloff: float) -> Float64:
+    """Tukey's window: 1 inside, a cosine over the outer share, 0 beyond radius 1."""
+    outer = np.clip((radius - 1 + rolloff) / max(rolloff, 1e-9), 0, 1)
+    window: Float64 = 0.5 * (1 + np.cos(np.pi * outer)) * (radius <= 1)
+    return window
+
+
 def _to_k(plane: Float64) -> Complex:
     """K-space of a plane mirrored beyond its borders."""
     spectrum: Complex = np.fft.fft2(np.pad(plane, PADDING_PX, mode="symmetric"))
@@ -194,7 +208,9 @@ def _fat(plane: Float32, labels: NDArray[np.uint8], contrast: Contrast) -> Float
         fraction[tissue] = share
     row = TABLE[Tissue.FAT]
     level = row.stir if contrast is Contrast.STIR else row.t2
-    signal: Float64 = np.minimum(plane, fraction[labels] * level)
+    # a label has no partial volume, the signal has
+    soft = gaussian_filter(fraction[labels], PARTIAL_VOLUME_PX)
+    signal: Float64 = np.minimum(plane, soft * level)
     return signal
 
 

@@ -17,6 +17,7 @@ PERFECT = Acquisition(
     frequency_axis=2,
     bandwidth_hz=1e9,
     kept=(1.0, 1.0),
+    rolloff=0.0,
     shading=0.0,
     coil_mm=100.0,
     drift=0.0,
@@ -70,6 +71,10 @@ def test_truncation_rings_beside_an_edge_by_gibbs_nine_percent() -> None:
     assert 0.03 < image.max() - 1 < 0.12
     assert -0.12 < image.min() < -0.03
     assert np.allclose(image, image[:1], atol=1e-9)
+    filter_on = replace(PERFECT, kept=(1.0, 0.5), rolloff=0.6)
+    filtered = scan_plane(plane, NOTHING, NOTHING, filter_on).real
+    far = (0, slice(52, 68))
+    assert np.abs(filtered[far] - 1).max() < 0.25 * np.abs(image[far] - 1).max()
 
 
 def test_pulsation_leaves_ghosts_along_phase_encoding_only() -> None:
