@@ -13,6 +13,7 @@ The bound is that of Hoeffding and Bentkus (Bates et al. 2021, arXiv 2101.02703,
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from scipy import ndimage, stats
 
 from pipeline.contrast import Contrast
 from pipeline.geometry import Float32, Float64
+from pipeline.reference import Reference
 
 Mask = NDArray[np.bool_]
 
@@ -63,6 +65,9 @@ class Calibration:
         lambdas: By contrast.
         coverage: Share of calibration pixels inside their interval, by contrast and structure.
             Only the whole body is promised; the structures are reported.
+        samples: Of the ensembles it was calibrated with; with fewer the promise does not hold.
+        reference: What a usual stack and synthesis look like; None when only the intervals were
+            calibrated.
     """
 
     seeds: tuple[int, ...]
@@ -71,6 +76,8 @@ class Calibration:
     limit: float
     lambdas: Mapping[Contrast, float]
     coverage: Mapping[Contrast, Mapping[str, float]]
+    samples: int = 8
+    reference: Reference | None = None
 
     def save(self, folder: Path) -> None:
         """Write `FILE_NAME` into a model folder."""
@@ -79,7 +86,11 @@ class Calibration:
 
     @classmethod
     def load(cls, folder: Path) -> Calibration | None:
-        """The calibration of a model folder; None when its support is not calibrated."""
+        """The calibration of a model folder; None when its support is not calibrated.
+
+        Raises:
+            KeyError: When the file is of another form.
+        """
         path = folder / FILE_NAME
         if not path.is_file():
             return None
@@ -87,6 +98,8 @@ class Calibration:
         stored["seeds"] = tuple(stored["seeds"])
         for name in ("lambdas", "coverage"):
             stored[name] = {Contrast(contrast): v for contrast, v in stored[name].items()}
+        if stored["reference"] is not None:
+            stored["reference"] = Reference.from_json(stored["reference"])
         return cls(**stored)
 
 
@@ -179,14 +192,16 @@ def smallest_lambda(
     """
     count = len(phantom_risks)
     means = np.mean(np.stack(phantom_risks), axis=0)
-    holds = np.array([p_value(float(mean), count, alpha) <= delta for mean in means])
-    if not holds.any():
+    # The risk never rises with lambda, so what holds once holds from there on.
+    first = bisect.bisect_left(
+        range(len(means)), True, key=lambda at: p_value(float(means[at]), count, alpha) <= delta
+    )
+    if first == len(means):
         raise ValueError(
             f"expected a lambda with risk <= {alpha} at confidence {1 - delta:g}, found none among"
             f" {count} phantoms up to {LAMBDAS[-1]:g}; calibrate with more phantoms"
         )
-    # The risk never rises with lambda, so the first that holds is followed by ones that hold.
-    return float(LAMBDAS[int(np.argmax(holds))])
+    return float(LAMBDAS[first])
 
 
 def p_value(mean_risk: float, count: int, alpha: float) -> float:

@@ -21,8 +21,10 @@ from torch import Generator, Tensor
 
 from pipeline.contrast import ALL_CONTRASTS, Contrast
 from pipeline.geometry import Float32, Grid, Volume
+from pipeline.model.ensemble import ensemble_spread
 from pipeline.model.pipeline import PseudoMRIPipeline
 from pipeline.provenance import digest_folder
+from pipeline.support import Calibration, SupportMap, support_map
 
 SAMPLES = 8
 """Enough that the standard deviation of a pixel is known to a quarter of itself."""
@@ -46,6 +48,7 @@ class Model:
         device: ``"cpu"`` or ``"cuda"``.
         dtype: Of the arithmetic, ``"bfloat16"`` or ``"float32"``; it changes the last digits, so
             it goes on record.
+        calibration: From the folder; None when its support is not calibrated.
     """
 
     pipeline: PseudoMRIPipeline
@@ -54,6 +57,7 @@ class Model:
     digest: str
     device: str
     dtype: str
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +68,11 @@ class Synthesis:
         images: Signal relative to CSF = 1, ``(slice, row, column)`` float32, one per contrast.
         spread: Standard deviation of the ensemble in the same unit and shape; empty when no
             samples were drawn.
-        grid: Of images and spread alike.
+        doubt: The quantile of its absolute error that the model itself expects, in the same unit
+            and shape; 0 from a model that does not tell.
+        support: Where the CT does not support the image; None when the model is not calibrated or
+            no samples were drawn. From both contrasts, whichever were asked for.
+        grid: Of images, spread and doubt alike.
         frame_of_reference_uid: (0020,0052), the CT's.
         seed: Of the ensemble.
         samples: Members of the ensemble.
@@ -81,6 +89,8 @@ class Synthesis:
 
     images: Mapping[Contrast, Float32]
     spread: Mapping[Contrast, Float32]
+    doubt: Mapping[Contrast, Float32]
+    support: SupportMap | None
     grid: Grid
     frame_of_reference_uid: str
     seed: int
@@ -93,13 +103,15 @@ class Synthesis:
     timings_s: Mapping[str, float]
 
     def __post_init__(self) -> None:
-        for kind in (self.images, self.spread):
+        for kind in (self.images, self.spread, self.doubt):
             for contrast, values in kind.items():
                 if values.shape != self.grid.shape or values.dtype != "float32":
                     found = f"{values.dtype} {values.shape}"
                     raise ValueError(f"{contrast} is {found}, the grid is {self.grid.shape}")
         if not self.images or (self.samples > 0 and self.spread.keys() != self.images.keys()):
             raise ValueError("a synthesis has images, and a spread for each that was sampled")
+        if self.doubt.keys() != self.images.keys():
+            raise ValueError("a synthesis has a doubt for each of its images")
 
 
 def load_model(folder: Path | None = None, device: str | None = None) -> Model:
@@ -137,6 +149,7 @@ def load_model(folder: Path | None = None, device: str | None = None) -> Model:
         digest=digest_folder(folder),
         device=chosen,
         dtype="bfloat16" if has_bfloat16(chosen) else "float32",
+        calibration=Calibration.load(folder),
     )
 
 
@@ -179,13 +192,22 @@ def synthesize(
     hu = torch.tensor(stack.values)
     with _reproducible(model):
         began = time.perf_counter()
-        image = model.pipeline(hu, on_slices=tell)
+        image, doubt = model.pipeline.image(hu, on_slices=tell)
         imaged = time.perf_counter()
-        spread = _spread(hu, image, model, seed, samples, tell) if samples else None
+        # on the CPU, so that a seed means the same on every device
+        generator = Generator().manual_seed(seed)
+        spread = (
+            ensemble_spread(model.pipeline, hu, image, generator, samples, tell)
+            if samples
+            else None
+        )
         sampled = time.perf_counter()
+    support = _support(spread, doubt, model.calibration)
     return Synthesis(
         images=_by_contrast(image, contrasts),
         spread={} if spread is None else _by_contrast(spread, contrasts),
+        doubt=_by_contrast(doubt, contrasts),
+        support=support,
         grid=stack.grid,
         frame_of_reference_uid=stack.frame_of_reference_uid,
         seed=seed,
@@ -195,18 +217,22 @@ def synthesize(
         model_name=model.name,
         model_version=model.version,
         model_digest=model.digest,
-        timings_s={"image": imaged - began, "spread": sampled - imaged},
+        timings_s={
+            "image": imaged - began,
+            "spread": sampled - imaged,
+            "support": time.perf_counter() - sampled,
+        },
     )
 
 
-def _spread(
-    hu: Tensor, image: Tensor, model: Model, seed: int, samples: int, tell: Callable[[int], None]
-) -> Tensor:
-    """Standard deviation over the ensemble, ``(slice, contrast, row, column)``."""
-    # on the CPU, so that a seed means the same on every device
-    generator = Generator().manual_seed(seed)
-    members = [model.pipeline.sample(hu, image, generator, on_slices=tell) for _ in range(samples)]
-    return torch.stack(members).std(dim=0)
+def _support(
+    spread: Tensor | None, doubt: Tensor, calibration: Calibration | None
+) -> SupportMap | None:
+    if spread is None or calibration is None:
+        return None
+    return support_map(
+        _by_contrast(spread, ALL_CONTRASTS), _by_contrast(doubt, ALL_CONTRASTS), calibration
+    )
 
 
 def _by_contrast(values: Tensor, contrasts: Sequence[Contrast]) -> dict[Contrast, Float32]:

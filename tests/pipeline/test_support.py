@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.contrast import ALL_CONTRASTS, Contrast
 from pipeline.provenance import digest_folder
+from pipeline.reference import Limit, Reference
 from pipeline.support import (
     ALPHA,
     DELTA,
@@ -123,4 +125,10 @@ def test_the_calibration_is_part_of_the_model(tmp_path: Path) -> None:
     assert Calibration.load(tmp_path) is None
     calibration(1.5).save(tmp_path)
     assert Calibration.load(tmp_path) == calibration(1.5)
+    usual = Reference(
+        ("a", "b"), (1.0, 2.0), ((1.0, 0.1), (0.1, 2.0)), {"x": Limit(1, 2, 0, 3)}, 4, 3
+    )
+    full = dataclasses.replace(calibration(1.5), reference=usual)
+    full.save(tmp_path)
+    assert Calibration.load(tmp_path) == full
     assert digest_folder(tmp_path) != before

@@ -4,13 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Generator
 
 from pipeline.contrast import ALL_CONTRASTS, Contrast
 from pipeline.geometry import Float32, Grid, Volume
+from pipeline.model.ensemble import ensemble_spread
 from pipeline.phantom import Tissue, patient, render, stack_grid
 from pipeline.provenance import digest_folder
+from pipeline.support import raw_half_width
 from pipeline.synthesis import Model, Synthesis, load_model, synthesize
 from tests.pipeline.models import phantom_like_stack, save_tiny
+from tests.pipeline.test_support import calibration
 
 
 def volume(values: Float32) -> Volume:
@@ -36,8 +41,8 @@ def test_it_says_what_it_is_and_what_made_it(tiny: Model, stack: Volume) -> None
     assert (done.seed, done.samples, done.device) == (11, 3, "cpu")
     assert (done.model_name, done.model_version) == ("tiny", "0.1")
     assert done.dtype in ("bfloat16", "float32")
-    assert done.timings_s.keys() == {"image", "spread"}
-    for values in (*done.images.values(), *done.spread.values()):
+    assert done.timings_s.keys() == {"image", "spread", "support"}
+    for values in (*done.images.values(), *done.spread.values(), *done.doubt.values()):
         assert values.dtype == np.float32
         assert np.isfinite(values).all()
         assert not values.flags.writeable
@@ -90,6 +95,36 @@ def test_a_synthesis_that_does_not_fit_its_grid_cannot_be_made(tiny: Model, stac
     wrong = {Contrast.T2: np.zeros((1, 2, 3), np.float32)}
     with pytest.raises(ValueError, match="grid"):
         Synthesis(**{**vars(done), "images": wrong})
+    with pytest.raises(ValueError, match="doubt"):
+        Synthesis(**{**vars(done), "doubt": {}})
+
+
+def test_the_spread_is_that_of_the_samples(tiny: Model, stack: Volume) -> None:
+    """Computed in the latent and summed up, against the images themselves."""
+    hu = torch.tensor(stack.values)
+    image, _ = tiny.pipeline.image(hu)
+    drawn, summed = (Generator().manual_seed(5) for _ in range(2))
+    members = torch.stack([tiny.pipeline.sample(hu, image, drawn) for _ in range(3)])
+    spread = ensemble_spread(tiny.pipeline, hu, image, summed, 3)
+    assert members.std(dim=0).max() > 0.01
+    torch.testing.assert_close(spread, members.std(dim=0), atol=1e-5, rtol=1e-4)
+
+
+def test_a_calibrated_model_says_where_the_ct_does_not_support_it(
+    tmp_path: Path, stack: Volume
+) -> None:
+    folder = save_tiny(tmp_path)
+    assert load_model(folder, "cpu").calibration is None
+    calibration(5.0).save(folder)
+    model = load_model(folder, "cpu")
+    done = synthesize(stack, model, contrasts=[Contrast.STIR], samples=2)
+    assert done.support is not None
+    # both contrasts, whichever was asked for
+    assert set(done.support.half_width) == set(ALL_CONTRASTS)
+    raw = raw_half_width(done.spread[Contrast.STIR], done.doubt[Contrast.STIR])
+    np.testing.assert_allclose(done.support.half_width[Contrast.STIR], 5 * raw, rtol=1e-6)
+    assert done.support.unsupported.shape == stack.values.shape
+    assert synthesize(stack, model, samples=0).support is None
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
