@@ -63,9 +63,13 @@ imports: $(VENV)/.test
 dockerfile: $(VENV)/.test
 	$(BIN)/hadolint Dockerfile
 
+# The pipeline's tests only compute: two at a time, one thread each. The others run servers, kill
+# processes and wait for them: one at a time, with the machine to themselves.
 unit: $(VENV)/.test peers
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report= tests/pipeline
+	$(BIN)/python -m pytest --ignore tests/pipeline --cov --cov-append \
+	  --cov-report=term:skip-covered tests
 
 constraints: $(VENV)/.test  ## write constraints.txt from this environment
 	@{ head -n 2 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints.new
