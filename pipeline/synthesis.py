@@ -263,10 +263,14 @@ def _reproducible(model: Model) -> Iterator[None]:
     # read by cuBLAS when it starts; harmless on a CPU
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # an aid for finding uninitialized reads, which would write every tensor once more than needed
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     half = model.dtype == "bfloat16"
     try:
         with torch.autocast(model.device, dtype=torch.bfloat16, enabled=half):
             yield
     finally:
         torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]

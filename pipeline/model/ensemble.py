@@ -12,7 +12,7 @@ from pipeline.model.denoiser import interpolate, predict
 from pipeline.model.pipeline import BATCH, SIGNAL_RANGE, PseudoMRIPipeline
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def ensemble_spread(
     pipeline: PseudoMRIPipeline,
     stack_hu: Tensor,

@@ -47,7 +47,7 @@ class PseudoMRIPipeline(DiffusionPipeline):  # type: ignore[misc]
         self.register_modules(codec=codec, denoiser=denoiser, scheduler=scheduler)
         self.register_to_config(name=name, version=version, spread_sigma=spread_sigma)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(
         self,
         stack_hu: Tensor,
@@ -89,7 +89,7 @@ class PseudoMRIPipeline(DiffusionPipeline):  # type: ignore[misc]
                 on_slices(len(out[-1]))
         return torch.cat(out).clamp(*SIGNAL_RANGE)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def image(
         self, stack_hu: Tensor, *, on_slices: Callable[[int], None] | None = None
     ) -> tuple[Tensor, Tensor]:
