@@ -19,7 +19,7 @@ from pipeline.support import (
     LAMBDAS,
     LIMIT,
     Calibration,
-    p_value,
+    p_values,
     raw_half_width,
     risks,
     smallest_lambda,
@@ -70,8 +70,23 @@ def test_a_lambda_that_is_too_small_breaks_the_promise() -> None:
 @given(st.floats(0, 0.2), st.floats(0, 0.2), st.integers(5, 200))
 def test_the_bound_never_falls_with_the_risk(one: float, other: float, count: int) -> None:
     low, high = sorted((one, other))
-    assert p_value(low, count, ALPHA) <= p_value(high, count, ALPHA)
-    assert p_value(max(low, ALPHA), count, ALPHA) == 1
+    table = np.tile([low, high, max(low, ALPHA)], (count, 1))
+    lower, higher, at_alpha = p_values(table, ALPHA, DELTA)
+    assert lower <= higher
+    assert at_alpha == 1
+
+
+def test_a_risk_at_alpha_is_rarely_taken_for_a_lower_one() -> None:
+    """Phantoms of the worst kind: all right or all wrong, wrong as often as alpha allows."""
+    rng = np.random.default_rng(4)
+    table = (rng.random((40, 20_000)) < ALPHA).astype(np.float64)
+    assert (p_values(table, ALPHA, DELTA) <= DELTA).mean() <= DELTA
+
+
+def test_only_a_lambda_whose_larger_ones_hold_too_is_chosen() -> None:
+    risk = np.zeros((40, len(LAMBDAS)))
+    risk[:, 300] = 0.5
+    assert smallest_lambda(list(risk)) == LAMBDAS[301]
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -86,7 +101,7 @@ def test_too_few_phantoms_promise_nothing() -> None:
     perfect = np.zeros_like(LAMBDAS)
     with pytest.raises(ValueError, match="more phantoms"):
         smallest_lambda([perfect] * 21)
-    assert smallest_lambda([perfect] * 22) == LAMBDAS[0]
+    assert smallest_lambda([perfect] * 24) == LAMBDAS[0]
 
 
 def test_a_patch_of_doubt_is_unsupported_and_a_lone_pixel_is_not() -> None:
