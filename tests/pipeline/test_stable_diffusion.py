@@ -1,0 +1,165 @@
+"""Stable Diffusion from a folder: taught, saved, loaded, run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Generator, Tensor
+
+from pipeline.model.low_rank import attach, merge, state_of
+from pipeline.model.stable_diffusion import (
+    LORA_FILE,
+    Sampling,
+    StableDiffusion,
+    is_stable_diffusion,
+    load_parts,
+    load_stable_diffusion,
+)
+from pipeline.training.data import Batch
+from pipeline.training.lora import LoraTraining, prepare
+from tests.pipeline.models import phantom_like_stack, save_tiny
+from tests.pipeline.tiny_stable_diffusion import CROSS, save_tiny_stable_diffusion
+
+SHORT = Sampling(steps=2)
+
+
+def load(folder: Path) -> StableDiffusion:
+    loaded = load_stable_diffusion(folder, "cpu", torch.float32)
+    return dataclasses.replace(loaded, sampling=SHORT)
+
+
+def batch() -> Batch:
+    slices_hu = phantom_like_stack(3, 32)[None].repeat(2, 1, 1, 1)
+    signal = torch.rand((2, 2, 32, 32), generator=Generator().manual_seed(1))
+    labels = torch.zeros((2, 1, 32, 32), dtype=torch.uint8)
+    return Batch(slices_hu, signal, labels, labels.repeat(1, 3, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text-to-image base, made wider, and three steps of its LoRA."""
+    base = save_tiny_stable_diffusion(tmp_path_factory.mktemp("base"), in_channels=4)
+    folder = tmp_path_factory.mktemp("taught")
+    prepare(base, folder, seed=0)
+    training = LoraTraining(folder, rank=2, learning_rate=1e-2, seed=0)
+    for step in range(3):
+        training.step(batch(), Generator().manual_seed(step))
+    training.save()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stack() -> Tensor:
+    return phantom_like_stack(2, 32)
+
+
+def test_a_step_lowers_the_loss_of_its_own_batch(taught: Path) -> None:
+    training = LoraTraining(taught, rank=2, learning_rate=1e-3, seed=0)
+    before = training.step(batch(), Generator().manual_seed(7))
+    with torch.no_grad():
+        after = float(training.loss(batch(), Generator().manual_seed(7)))
+    assert after < before
+
+
+def test_what_was_learned_goes_on_from_the_folder_and_is_merged_alike(taught: Path) -> None:
+    training = LoraTraining(taught, rank=2, learning_rate=1e-3, seed=5)
+    saved = load_file(taught / LORA_FILE)
+    assert all(torch.equal(value, saved[name]) for name, value in state_of(training.unet).items())
+    assert any(value.any() for name, value in saved.items() if "lora_B" in name)
+    vae, merged, _ = load_parts(taught)
+    merge(merged, saved)
+    inputs = torch.randn((1, 8, 8, 8), generator=Generator().manual_seed(2))
+    prompts = torch.randn((1, 5, CROSS), generator=Generator().manual_seed(3))
+    with torch.no_grad():
+        one, two = (net(inputs, 10, prompts).sample for net in (training.unet.eval(), merged))
+    assert torch.allclose(one, two, atol=1e-5)
+    assert vae.config.latent_channels == 4
+
+
+def test_before_it_learns_a_lora_changes_nothing(tmp_path: Path) -> None:
+    _, unet, _ = load_parts(save_tiny_stable_diffusion(tmp_path))
+    inputs, prompts = torch.ones((1, 8, 8, 8)), torch.ones((1, 5, CROSS))
+    with torch.no_grad():
+        plain = unet(inputs, 10, prompts).sample
+        attach(unet, 2, Generator().manual_seed(0))
+        assert torch.equal(plain, unet(inputs, 10, prompts).sample)
+
+
+def test_two_loads_give_the_same_bytes(taught: Path, stack: Tensor) -> None:
+    one, two = (load(taught).image(stack)[0] for _ in range(2))
+    assert one.shape == (2, 2, 32, 32)
+    assert one.dtype == torch.float32
+    assert one.numpy().tobytes() == two.numpy().tobytes()
+
+
+def test_image_follows_ct_and_contrast_and_samples_follow_the_seed(
+    taught: Path, stack: Tensor
+) -> None:
+    model = load(taught)
+    image, doubt = model.image(stack)
+    assert not torch.equal(image[:, 0], image[:, 1])
+    assert not torch.equal(image, model.image(-stack)[0])
+    assert not doubt.any()
+    samples = [model.sample(stack, Generator().manual_seed(seed)) for seed in (4, 4, 5)]
+    assert torch.equal(samples[0], samples[1])
+    assert not torch.equal(samples[0], samples[2])
+    told: list[int] = []
+    spread = model.spread(stack, Generator().manual_seed(4), 2, told.append)
+    assert spread.shape == image.shape
+    assert (spread >= 0).all()
+    assert spread.any()
+    assert sum(told) == 4
+
+
+def test_it_samples_as_the_pipeline_of_diffusers_does(tmp_path: Path, stack: Tensor) -> None:
+    pytest.importorskip("transformers", reason="diffusers' pipeline needs it, ours does not")
+    from diffusers import StableDiffusionInstructPix2PixPipeline
+
+    model = load(save_tiny_stable_diffusion(tmp_path, with_contrasts=True))
+    theirs = StableDiffusionInstructPix2PixPipeline(
+        model.vae,
+        None,
+        None,
+        model.unet,
+        model.scheduler,
+        None,
+        None,
+        requires_safety_checker=False,
+    )
+    image = torch.rand((1, 3, 64, 64), generator=Generator().manual_seed(0)) * 2 - 1
+    noise = model.noise(32, 32, Generator().manual_seed(1))
+    with torch.no_grad():
+        ours = model.denoise(model.encode(image), 1, noise)
+    expected = theirs(
+        prompt_embeds=model.embeddings[1:2],
+        negative_prompt_embeds=model.embeddings[2:3],
+        image=image,
+        latents=noise,
+        num_inference_steps=SHORT.steps,
+        guidance_scale=SHORT.guidance,
+        image_guidance_scale=SHORT.image_guidance,
+        output_type="latent",
+    ).images
+    assert torch.equal(ours, expected)
+
+
+def test_a_folder_that_does_not_know_the_contrasts_is_refused(tmp_path: Path) -> None:
+    folder = save_tiny_stable_diffusion(tmp_path / "base")
+    assert is_stable_diffusion(folder)
+    assert not is_stable_diffusion(save_tiny(tmp_path / "own"))
+    with pytest.raises(FileNotFoundError, match=r"pipeline\.training\.lora"):
+        load(folder)
+
+
+def test_a_lora_of_another_network_is_refused(taught: Path, tmp_path: Path) -> None:
+    _, unet, _ = load_parts(save_tiny_stable_diffusion(tmp_path))
+    state = load_file(taught / LORA_FILE)
+    state.popitem()
+    with pytest.raises(ValueError, match="another network"):
+        merge(unet, state)
+    with pytest.raises(ValueError, match="the rank of the saved state"):
+        LoraTraining(taught, rank=3, learning_rate=1e-3, seed=0)
