@@ -70,7 +70,7 @@ def paint_between(canvas: Canvas, spine: Spine, canal: Profile) -> None:
 def _lamina(box: Region, level: Level, width: Array, half_side: Array, size: float) -> Array:
     """The arch behind the canal; laminae lean like roof tiles."""
     n = (box.n + width / 2) / (width / 2)
-    half = half_side * taper(n)
+    half = half_side * taper(n, box.s / size)
     ring = (np.abs(n) ** 2.4 + np.abs(box.x / half) ** 2.2) ** (1 / 2.3)
     outside = (ring - 1) * 7.2 * size
     shingle = box.s - level.middle - 0.55 * (-box.n - 0.75 * width) - 1.5

@@ -61,7 +61,7 @@ class Canal:
         ratio = [34, 31, *(base * np.array([1.44, 1.30, 1.10, 1, 1, 1.06, 1.10, 1.11, 1.12]))]
         width = Profile(knots, np.array(ratio) * size)
         knots_cord = np.array(CORD_KNOTS_MM) * size
-        center = uniform(0.40, 0.54) + rng.normal(0, 0.055, len(knots_cord))
+        center = uniform(0.39, 0.53) + rng.normal(0, 0.055, len(knots_cord))
         center[0] = 0.46 + uniform(-0.05, 0.05)
         depth = np.interp(CORD_KNOTS_MM, [-14, 2, 20, 40, 60, 92, 120, 200], _CORD_DEPTH_MM)
         side = np.interp(CORD_KNOTS_MM, [-14, 2, 20, 40, 60, 92, 120, 200], _CORD_SIDE_MM)
@@ -71,15 +71,15 @@ class Canal:
             width=width,
             half_side=Profile(
                 np.array([-14, -5, 5, 20, 45, 85, 105, 125, 150, 180, 260]) * size,
-                np.array([17, 16, 14.2, 12.5, 12.6, 12.8, 12.2, 11.1, 10.0, 9.4, 9.2])
+                np.array([17, 16, 14.2, 12.5, 12.6, 12.8, 12.3, 11.6, 10.6, 10.0, 9.8])
                 * size
                 * uniform(0.93, 1.07),
             ),
             cord_center=Profile(knots_cord, np.clip(center, *CORD_CENTER_LIMITS)),
-            cord_depth=Profile(knots_cord, depth * size * uniform(0.90, 1.16)),
+            cord_depth=Profile(knots_cord, depth * size * uniform(0.88, 1.08)),
             cord_half_side=Profile(knots_cord, side / 2 * size * uniform(0.93, 1.07)),
             back_fat=Profile(fat_knots, fat),
-            front_gap=uniform(0.5, 1.5),
+            front_gap=uniform(0.15, 0.75),
             dura=uniform(0.35, 0.7),
             flow=Field(rng, (9.0, 4.0, 9.0)),
             root=Field(rng, (2.5, 3.0, 12.0)),
@@ -157,9 +157,11 @@ def paint_canal(canvas: Canvas, canal: Canal, spine: Spine, injuries: Injuries) 
     width, half_side = canal.width(box.s), canal.half_side(box.s)
     top = box.s + 1 * canal.size
     bony_front = np.clip(6 - box.s, 0, 16) * 0.35
-    box.paint(Tissue.EPIDURAL_FAT, inside_all(_tube(box, bony_front, -width, half_side), top))
+    box.paint(
+        Tissue.EPIDURAL_FAT, inside_all(_tube(box, bony_front, -width, half_side, canal.size), top)
+    )
     _paint_vein_plexus(box, front, top)
-    sac = _tube(box, front, back, half_side - 0.8)
+    sac = _tube(box, front, back, half_side - 0.8, canal.size)
     box.paint(Tissue.DURA, inside_all(sac + canal.dura, top + 1))
     # a dome, so that the tube does not cut into the cerebellum
     crown = top + 11 * canal.size - 0.5 * np.abs(box.n + 0.48 * width)
@@ -173,18 +175,22 @@ def paint_canal(canvas: Canvas, canal: Canal, spine: Spine, injuries: Injuries) 
     _paint_cord(box, canal, spine, injuries, front, back, sac)
 
 
-def _tube(box: Region, front: Array, back: Array, half_side: Array) -> Array:
+def _tube(box: Region, front: Array, back: Array, half_side: Array, size: float) -> Array:
     """Signed distance to a canal with rounded triangular section, broad in front."""
     half = np.maximum((front - back) / 2, 1.0)
     n = (box.n - (front + back) / 2) / half
-    x = box.x / (half_side * taper(n))
+    x = box.x / (half_side * taper(n, box.s / size))
     ring = (np.abs(n) ** 2.4 + np.abs(x) ** 2.2) ** (1 / 2.3)
     return ((1 - ring) * half).astype(np.float32)
 
 
-def taper(n: Array) -> Array:
-    """Relative half width of the canal at -1, its back, to 1, its front; docs/phantom.md."""
-    out: Array = (1 + 0.4 * np.clip(n, -1, 1)) / 1.09
+def taper(n: Array, along: Array) -> Array:
+    """Relative half width of the canal at -1, its back, to 1, its front; docs/phantom.md.
+
+    A triangle in the neck, round in the thorax; ``along`` in mm of a patient of size 1.
+    """
+    lean = 0.4 * np.clip((150 - along) / 50, 0, 1)
+    out: Array = (1 + lean * np.clip(n, -1, 1)) / (1 + 0.225 * lean)
     return out
 
 

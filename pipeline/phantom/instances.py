@@ -98,7 +98,7 @@ def mr_datasets(
         ds.SequenceVariant = "SK"
         ds.ScanOptions = ""
         ds.MRAcquisitionType = "2D"
-        ds.RepetitionTime, ds.EchoTime, ds.EchoTrainLength = "4000", "100", "16"
+        ds.RepetitionTime, ds.EchoTime, ds.EchoTrainLength = "4000", "102", "16"
         ds.MagneticFieldStrength = "1.5"
         if is_stir:
             ds.InversionTime = "160"

@@ -43,6 +43,7 @@ class Facts:
         augmentation: Strengths.
         phantoms: Training phantoms.
         seeds: First and last of their seeds.
+        earlier: Last step that was taken on phantoms of an earlier version, by version.
         is_plain: Whether it is the baseline, plain L1 regression.
         held_out: Phantoms of the figures.
         hardware: Of the training.
@@ -61,6 +62,7 @@ class Facts:
     augmentation: Augmentation
     phantoms: int
     seeds: tuple[int, int]
+    earlier: dict[int, int]
     is_plain: bool
     held_out: int
     hardware: str
@@ -106,6 +108,11 @@ def collect(config: TrainingConfig) -> Facts:
         augmentation=config.augmentation,
         phantoms=len(seeds),
         seeds=(seeds[0], seeds[-1]),
+        earlier={
+            line["phantom_version"]: line["step"]
+            for line in lines
+            if line["phantom_version"] != PHANTOM_VERSION
+        },
         is_plain=config.is_plain,
         held_out=HELD_OUT,
         hardware=hardware(config.threads),
@@ -127,6 +134,7 @@ def card(facts: Facts) -> str:
     software = ", ".join(f"{name} {version}" for name, version in facts.software.items())
     first, last = facts.loss
     how = facts.augmentation
+    earlier = "".join(f"; up to step {step} version {v}" for v, step in facts.earlier.items())
     loss = (
         "plain L1 regression: the baseline, not for use"
         if facts.is_plain
@@ -161,7 +169,7 @@ field for the whole stack.
 | | |
 |---|---|
 | data | {facts.phantoms} phantoms, seeds {facts.seeds[0]} to {facts.seeds[1]}, \
-`pipeline.phantom` version {PHANTOM_VERSION} |
+`pipeline.phantom` version {PHANTOM_VERSION}{earlier} |
 | steps | {facts.steps} of {facts.batch} crops of {how.crop_px} x {how.crop_px}, \
 {facts.hours:.2f} h, from nothing |
 | loss | {loss}; L1 part from {first:.3f} to {last:.3f} |

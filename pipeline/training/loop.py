@@ -27,6 +27,7 @@ from pipeline.model.codec import PixelUnshuffleCodec
 from pipeline.model.denoiser import WIDTHS, build_denoiser, interpolate, predict
 from pipeline.model.pipeline import PseudoMRIPipeline
 from pipeline.model.scheduler import build_scheduler, noise_field
+from pipeline.phantom import PHANTOM_VERSION
 from pipeline.training.augment import Augmentation, augment
 from pipeline.training.data import HELD_OUT_FROM, Pool, fill, fill_beside, load, pair_path
 from pipeline.training.losses import DOUBT_SHARE, doubt_loss, loss_weights, reconstruction_loss
@@ -285,7 +286,7 @@ class Run:
         loss = sum(losses) / max(1, len(losses))
         progress = Progress(self.share, self.step, self.elapsed_s, loss, pairs)
         with self.config.losses.open("a") as sink:
-            sink.write(json.dumps(asdict(progress)) + "\n")
+            sink.write(json.dumps({**asdict(progress), "phantom_version": PHANTOM_VERSION}) + "\n")
         return progress
 
     def save(self) -> None:
