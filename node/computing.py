@@ -22,16 +22,26 @@ from node.logs import describe
 from node.stages import Order, PackagedInstance, Stages
 from node.workfiles import Made, Prepared
 from pipeline.anatomy import Anatomy, find_anatomy
-from pipeline.contrast import Contrast
+from pipeline.contrast import SeriesKind
+from pipeline.fidelity import Fidelity, foot_notes, measure_fidelity
 from pipeline.geometry import Float32, Grid, Volume
+from pipeline.places import find_places
 from pipeline.provenance import pixel_digest, software_versions
 from pipeline.reformat import sagittal_stack
 from pipeline.secondary_capture import Equipment, build_series
-from pipeline.synthesis import Model, load_model, synthesize
+from pipeline.support import hatched
+from pipeline.synthesis import Model, Synthesis, load_model, synthesize
 from pipeline.volume import CTSeries, read_series
 
 Progress = Callable[[int, int], None]
 """Told how much of how much is done."""
+
+# "levels unconfirmed" in lines that the margin holds, one under the other.
+UNCONFIRMED = ("levels", "uncon-", "firmed")
+UNCONFIRMED_ROWS = 12
+
+# What the margin of the support map says instead of the shares.
+LEGEND = "HATCHED: THE CT DOES NOT SUPPORT WHAT IS DRAWN"
 
 
 def load(settings: SynthesisSettings) -> Model:
@@ -67,33 +77,15 @@ def real_stages(model: Model, station_name: str = "", progress: Progress | None 
     equipment = Equipment(software_versions(), station_name)
 
     def run(prepared: Prepared, order: Order) -> Made:
-        contrasts = order.identity.contrasts
         result = synthesize(
             prepared.stack,
             model,
-            contrasts=contrasts,
+            contrasts=order.identity.contrasts,
             seed=order.identity.seed,
             samples=order.samples,
             progress=progress,
         )
-        spread = [result.spread[contrast] for contrast in contrasts] if result.spread else []
-        return Made(
-            images=np.stack([result.images[contrast] for contrast in contrasts]),
-            spread=np.array(spread, dtype=np.float32),
-            contrasts=tuple(str(contrast) for contrast in contrasts),
-            grid=result.grid,
-            frame_of_reference_uid=result.frame_of_reference_uid,
-            facts={
-                "seed": result.seed,
-                "samples": result.samples,
-                "device": result.device,
-                # Another number of threads sums in another order: other bits, same picture.
-                "threads": torch.get_num_threads(),
-                "dtype": result.dtype,
-                "spread": {str(name): _summary(values) for name, values in result.spread.items()},
-            },
-            timings_s={name: round(s, 3) for name, s in result.timings_s.items()},
-        )
+        return judged(result, prepared, model)
 
     def write(
         made: Made, prepared: Prepared, headers: Sequence[Dataset], order: Order
@@ -103,9 +95,78 @@ def real_stages(model: Model, station_name: str = "", progress: Progress | None 
     return Stages(model_digest=model.digest, prepare=prepare, synthesize=run, package=write)
 
 
-def _summary(spread: Float32) -> dict[str, float]:
-    """How far the ensemble is apart, in units of signal (CSF = 1), for the record."""
-    median, high = np.percentile(spread, (50, 95))
+def judged(result: Synthesis, prepared: Prepared, model: Model) -> Made:
+    """A synthesis with its fidelity record, ready to be marked.
+
+    Raises:
+        Declined: ``fidelity.*``, when a figure is out of all proportion.
+    """
+    began = time.perf_counter()
+    reference = model.calibration.reference if model.calibration else None
+    fidelity = measure_fidelity(prepared.stack, result, prepared.places, reference)
+    fidelity.check()
+    elapsed_s = time.perf_counter() - began
+    contrasts = tuple(result.images)
+    spread = [result.spread[contrast] for contrast in contrasts] if result.spread else []
+    return Made(
+        images=np.stack([result.images[contrast] for contrast in contrasts]),
+        spread=np.array(spread, dtype=np.float32),
+        unsupported=None if result.support is None else result.support.unsupported,
+        contrasts=tuple(str(contrast) for contrast in contrasts),
+        grid=result.grid,
+        frame_of_reference_uid=result.frame_of_reference_uid,
+        foot_notes=foot_notes(fidelity),
+        warnings=(*fidelity.warnings, *_shortfalls(result, model)),
+        facts=_facts(result, fidelity, model),
+        timings_s={
+            name: round(s, 3) for name, s in {**result.timings_s, "fidelity": elapsed_s}.items()
+        },
+    )
+
+
+def _shortfalls(result: Synthesis, model: Model) -> tuple[str, ...]:
+    """Why the support map promises less than it could."""
+    calibration = model.calibration
+    if calibration is None:
+        return ("support not calibrated: this model has no calibration.json",)
+    if not result.samples:
+        return ("no support map: it needs samples, and synthesis.samples is 0",)
+    if result.samples < calibration.samples:
+        return (
+            f"support calibrated with {calibration.samples} samples, drawn {result.samples}: its"
+            " intervals promise nothing; set synthesis.samples",
+        )
+    return ()
+
+
+def _facts(result: Synthesis, fidelity: Fidelity, model: Model) -> dict[str, object]:
+    """How the synthesis came about, as JSON for the record."""
+    calibration = model.calibration
+    return {
+        "seed": result.seed,
+        "samples": result.samples,
+        "device": result.device,
+        # Another number of threads sums in another order: other bits, same picture.
+        "threads": torch.get_num_threads(),
+        "dtype": result.dtype,
+        "spread": {str(name): _summary(values) for name, values in result.spread.items()},
+        "doubt": {str(name): _summary(values) for name, values in result.doubt.items()},
+        "support": None
+        if result.support is None or calibration is None
+        else {
+            "alpha": calibration.alpha,
+            "delta": calibration.delta,
+            "limit": calibration.limit,
+            "lambdas": {str(name): scale for name, scale in calibration.lambdas.items()},
+            "unsupported": round(float(result.support.unsupported.mean()), 4),
+        },
+        "fidelity": fidelity.to_json(),
+    }
+
+
+def _summary(values: Float32) -> dict[str, float]:
+    """How large spread or doubt are, in units of signal (CSF = 1), for the record."""
+    median, high = np.percentile(values, (50, 95))
     return {"median": round(float(median), 4), "p95": round(float(high), 4)}
 
 
@@ -121,9 +182,12 @@ def prepare(paths: Sequence[Path]) -> Prepared:
     anatomy = find_anatomy(series.volume)
     was_found = time.perf_counter()
     stack = sagittal_stack(series.volume, anatomy)
+    discs_mm = {level.name: level.disc_mm for level in anatomy.levels}
+    places = find_places(stack, anatomy.centerline_mm, discs_mm)
     was_cut = time.perf_counter()
     return Prepared(
         stack=stack,
+        places=places,
         header_uids=tuple(str(header.SOPInstanceUID) for header in series.headers),
         measurements=_measurements(series, anatomy),
         warnings=anatomy.warnings,
@@ -143,7 +207,7 @@ def package(
     order: Order,
     equipment: Equipment,
 ) -> Iterator[PackagedInstance]:
-    """The labelled instances of every contrast, each as the bytes of its file.
+    """The labelled instances of every series, each as the bytes of its file.
 
     Args:
         made: Images of the model.
@@ -152,17 +216,20 @@ def package(
         order: Whose they are.
         equipment: Who made them.
     """
-    for number, name in enumerate(made.contrasts):
+    for kind, values in _series_values(made):
+        is_support = kind is SeriesKind.SUPPORT
         series = build_series(
-            made.images[number],
+            values,
             made.grid,
             made.frame_of_reference_uid,
-            Contrast(name),
+            kind,
             headers,
             order.identity,
             from_text(order.created_at),
             equipment,
             prepared.side_notes,
+            # The last line is the warning, or else the shares.
+            (LEGEND, *made.foot_notes[-1:]) if is_support else made.foot_notes,
         )
         for index, ds in enumerate(series):
             content = io.BytesIO()
@@ -170,17 +237,26 @@ def package(
             yield PackagedInstance(
                 str(ds.SOPInstanceUID),
                 str(ds.SeriesInstanceUID),
-                name,
+                str(kind),
                 index,
                 pixel_digest(ds.PixelData),
                 content.getvalue(),
             )
 
 
+def _series_values(made: Made) -> Iterator[tuple[SeriesKind, Float32]]:
+    """What each series shows: the contrasts, and the first of them (T2) under the hatch."""
+    for name, image in zip(made.contrasts, made.images, strict=True):
+        yield SeriesKind(name), image
+    if made.unsupported is not None:
+        yield SeriesKind.SUPPORT, hatched(made.images[0], made.unsupported)
+
+
 def side_notes(anatomy: Anatomy, grid: Grid) -> tuple[tuple[int, str], ...]:
-    """The names of the levels at the rows of their discs; none when they cannot be trusted."""
+    """The names of the levels at the rows of their discs, or that they cannot be trusted."""
     if not anatomy.levels_confirmed:
-        return ()
+        first = grid.shape[1] // 2 - UNCONFIRMED_ROWS
+        return tuple((first + n * UNCONFIRMED_ROWS, text) for n, text in enumerate(UNCONFIRMED))
     rows = [(round(float(grid.to_index(x.disc_mm)[1])), x.name) for x in anatomy.levels]
     # A note needs half its height on both sides.
     return tuple((row, name) for row, name in rows if 8 <= row < grid.shape[1] - 8)

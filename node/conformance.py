@@ -23,7 +23,7 @@ from node.intake import STATUSES
 from node.receive import STORAGE_CLASSES, TRANSFER_SYNTAXES, UNCOMPRESSED, VERIFICATION
 from node.states import SERIES_MOVES, SYNTHESIS_MOVES
 from node.status import is_accepted, is_permanent
-from pipeline.contrast import ALL_CONTRASTS
+from pipeline.contrast import SeriesKind
 from pipeline.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 _MARKED: Final = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -64,7 +64,7 @@ def tables() -> dict[str, str]:
             [(f"0x{status:04X}", _meaning(status)) for status in (*_EXAMPLES, 0xC000)],
         ),
         "series": _table(
-            ("Contrast", "Series Number"), [(one.value, one.series_number) for one in ALL_CONTRASTS]
+            ("Series", "Series Number"), [(one.value, one.series_number) for one in SeriesKind]
         ),
         "series_states": _moves(SERIES_MOVES),
         "synthesis_states": _moves(SYNTHESIS_MOVES),

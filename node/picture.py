@@ -1,6 +1,8 @@
 """One picture of a result: the CT beside what was made from it, and the truth where there is one.
 
-Every panel is the same plane of the same patient: that of the middle slice of the result.
+Every panel is the same plane of the same patient: that of the middle slice of the result. Lines lie
+over the pseudo-MRI where the support map that arrived with it says that the CT does not support
+what is drawn.
 """
 
 from __future__ import annotations
@@ -15,14 +17,18 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from pipeline.contrast import SeriesKind
 from pipeline.geometry import Float32, Float64, Grid, Volume
+from pipeline.labeling import unmarked
 from pipeline.sampling import sample
+from pipeline.support import Mask, hatch_lines
 from pipeline.volume import read_series
 
 Gray = NDArray[np.uint8]
 
 # From fat to spongy bone: soft tissue and fractures in one window.
 _CT_WINDOW_HU = (180.0, 900.0)
+_DIMMED, _LINE = 0.7, 150
 _GAP = 12
 _HEAD = 58
 _FOOT = 34
@@ -60,12 +66,42 @@ def draw(
     plane = _plane_of(results[0])
     ct = read_series([dcmread(file) for file in ct_files]).volume
     panels = [Panel("CT", "what came in", _windowed(sample(ct, plane), *_CT_WINDOW_HU))]
+    unsupported = _unsupported(results)
     for ds in results:
-        note = "synthetic, as it arrived"
-        panels.append(Panel(f"pseudo-{ds.ImageType[-1]}", note, _shown(ds, ds.pixel_array)))
+        kind = SeriesKind(ds.ImageType[-1])
+        pixels = _shown(ds, ds.pixel_array)
+        if kind is SeriesKind.SUPPORT:
+            panels.append(Panel("support map", "hatched: not supported by the CT", pixels))
+        elif unsupported is None:
+            panels.append(Panel(f"pseudo-{kind}", "synthetic, as it arrived", pixels))
+        else:
+            note = "synthetic; lines: not supported"
+            panels.append(Panel(f"pseudo-{kind}", note, _lined(pixels, unsupported)))
     for name, files in truth:
         panels.append(Panel(f"true {name}", "of the same patient", _truth(files, plane)))
     _compose(panels, caption).save(path)
+
+
+def _unsupported(results: Sequence[Dataset]) -> Mask | None:
+    """Where the support map covers the picture below it; None when none arrived.
+
+    The map is the first contrast under a hatch, so the two differ where there is a hatch.
+    """
+    by_kind = {SeriesKind(ds.ImageType[-1]): ds.pixel_array for ds in results}
+    if SeriesKind.SUPPORT not in by_kind:
+        return None
+    support, below = by_kind[SeriesKind.SUPPORT], by_kind[SeriesKind(results[0].ImageType[-1])]
+    covered = np.zeros(support.shape, dtype=np.bool_)
+    inner = unmarked(covered)
+    inner[...] = unmarked(support) != unmarked(below)
+    return covered
+
+
+def _lined(pixels: Gray, unsupported: Mask) -> Gray:
+    """The picture under gray lines, a little dimmed between them."""
+    dimmed = np.where(unsupported, pixels * _DIMMED, pixels)
+    lines = unsupported & hatch_lines(*pixels.shape)
+    return np.where(lines, _LINE, dimmed).astype(np.uint8)
 
 
 def _truth(files: Sequence[Path], plane: Float64) -> Gray:
@@ -76,7 +112,7 @@ def _truth(files: Sequence[Path], plane: Float64) -> Gray:
 
 
 def _middle_slices(files: Sequence[Path]) -> list[Dataset]:
-    """The middle slice of each series, T2 before STIR."""
+    """The middle slice of each series: T2, STIR, support map."""
     series: dict[str, list[Dataset]] = {}
     for file in files:
         ds = dcmread(file)

@@ -19,6 +19,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from pipeline.geometry import Float32, Grid, Volume
+from pipeline.places import Mask, Places
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,7 @@ class Prepared:
 
     Args:
         stack: HU on the grid of the model.
+        places: Parts of the spine in it.
         header_uids: SOP Instance UIDs of the CT in slice order.
         measurements: JSON: what the gate measured.
         warnings: What a reader of the result should know.
@@ -35,6 +37,7 @@ class Prepared:
     """
 
     stack: Volume
+    places: Places
     header_uids: tuple[str, ...]
     measurements: Mapping[str, Any]
     warnings: tuple[str, ...]
@@ -49,17 +52,23 @@ class Made:
     Args:
         images: ``(contrast, slice, row, column)`` signal relative to CSF, float32.
         spread: The same shape, or empty when no ensemble was run.
+        unsupported: ``(slice, row, column)``; None when the support is not known.
         contrasts: Names along the first axis.
         grid: Where the images are.
-        facts: JSON: seed, samples, device, dtype, model, as the synthesis reports them.
+        foot_notes: For the margin, as `pipeline.labeling.mark` takes them.
+        warnings: What a reader of the result should know.
+        facts: JSON: seed, samples, device, dtype, model, fidelity, as the synthesis reports them.
         timings_s: Seconds by stage.
     """
 
     images: Float32
     spread: Float32
+    unsupported: Mask | None
     contrasts: tuple[str, ...]
     grid: Grid
     frame_of_reference_uid: str
+    foot_notes: tuple[str, ...]
+    warnings: tuple[str, ...]
     facts: Mapping[str, Any]
     timings_s: Mapping[str, float]
 
@@ -91,10 +100,17 @@ class WorkFiles:
             "measurements": dict(prepared.measurements),
             "warnings": list(prepared.warnings),
             "side_notes": list(prepared.side_notes),
+            "vertebrae": list(prepared.places.names),
             "timings_s": dict(prepared.timings_s),
         }
-        grid = prepared.stack.grid
-        self._save("stack.npz", facts, values=prepared.stack.values, affine=grid.affine)
+        self._save(
+            "stack.npz",
+            facts,
+            values=prepared.stack.values,
+            affine=prepared.stack.grid.affine,
+            regions=prepared.places.regions,
+            vertebrae=prepared.places.vertebrae,
+        )
 
     def load_prepared(self) -> Prepared | None:
         """The stack, or None when the step that keeps it must run (again)."""
@@ -106,6 +122,7 @@ class WorkFiles:
         grid = Grid(values.shape, arrays["affine"])
         return Prepared(
             Volume(values, grid, facts["frame_of_reference_uid"]),
+            Places(arrays["regions"], arrays["vertebrae"], tuple(facts["vertebrae"])),
             tuple(facts["header_uids"]),
             facts["measurements"],
             tuple(facts["warnings"]),
@@ -118,10 +135,14 @@ class WorkFiles:
         facts = {
             "contrasts": list(made.contrasts),
             "frame_of_reference_uid": made.frame_of_reference_uid,
+            "foot_notes": list(made.foot_notes),
+            "warnings": list(made.warnings),
             "facts": dict(made.facts),
             "timings_s": dict(made.timings_s),
         }
         arrays = {"images": made.images, "spread": made.spread, "affine": made.grid.affine}
+        if made.unsupported is not None:
+            arrays["unsupported"] = made.unsupported
         self._save("synthesis.npz", facts, **arrays)
 
     def load_made(self) -> Made | None:
@@ -134,9 +155,12 @@ class WorkFiles:
         return Made(
             images,
             arrays["spread"],
+            arrays.get("unsupported"),
             tuple(facts["contrasts"]),
             Grid(images.shape[1:], arrays["affine"]),
             facts["frame_of_reference_uid"],
+            tuple(facts["foot_notes"]),
+            tuple(facts["warnings"]),
             facts["facts"],
             facts["timings_s"],
         )

@@ -264,7 +264,7 @@ def _packaged(outputs: list[Output], prepared: Prepared, made: Made, package_s: 
         device="{device} {dtype}, {threads} threads".format_map(made.facts),
         timings_s={**prepared.timings_s, **made.timings_s, "package": round(package_s, 3)},
         measurements={**prepared.measurements, "synthesis": dict(made.facts)},
-        warnings=prepared.warnings,
+        warnings=(*prepared.warnings, *made.warnings),
     )
 
 

@@ -311,7 +311,7 @@ def foot_notes(fidelity: Fidelity) -> tuple[str, ...]:
         "ligaments": fidelity.unsupported(*LIGAMENTS),
     }
     told = [f"{name} {share:.0%}" for name, share in shares.items() if share is not None]
-    first = f"UNSUPPORTED (9003): {', '.join(told)}" if told else "SUPPORT NOT CALIBRATED"
+    first = f"UNSUPPORTED (9003): {', '.join(told)}" if told else "SUPPORT BY THE CT NOT KNOWN"
     if not fidelity.excesses:
         return (first,)
     more = len(fidelity.excesses) - 1

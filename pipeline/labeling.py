@@ -6,9 +6,10 @@ From the edge inwards, the margin holds
 
 - a hatched frame, shifted from slice to slice, so that any cut across the stack is hatched too;
 - a headline (``AI SYNTHETIC`` above, ``NOT AN MRI`` below) that reads in a 128-pixel thumbnail;
-- the banner with the contrast, which reads at full size;
+- the banner with the kind of series, which reads at full size;
 - a strip in which each slice holds one stroke of the letters ``AI``: bars in the slice itself,
-  upright letters in every axial cut (at both sides) and coronal cut (above and below).
+  upright letters in every axial cut (at both sides) and coronal cut (above and below);
+- below the anatomy, two lines for what the CT does not support, and for a warning.
 
 Arrays are ``(slice, row, column)``, slices as `pipeline.reformat` orders them: column to
 posterior, row to the feet, slice to the patient's right.
@@ -18,24 +19,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.contrast import Contrast
+from pipeline.contrast import SeriesKind
 from pipeline.geometry import Float32, Grid
 
 UInt16 = NDArray[np.uint16]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 # CSF (signal 1) at 2000 leaves room for twice its signal in 12 bits, at half a per mille a step.
 SIGNAL_SCALE = 2000
 HIGHEST_PIXEL = 4095
 
-# The least that holds the parts of the mark; with 256 x 256 the result is 368 x 320.
+# The least that holds the parts of the mark; with 256 x 256 the result is 394 x 320.
 MARGIN_ROWS = 56
 MARGIN_COLUMNS = 32
+# Two lines of text below the anatomy, before the margin proper.
+FOOT_ROWS = 26
+FOOT_LINES = 2
 
 # White in the window that the series opens with, yet not so high that a viewer which windows
 # from lowest to highest pixel would darken the anatomy.
@@ -46,7 +51,7 @@ _BAR_INK = 1000
 _FRAME = 5
 _NOTE_SIZE = 10
 _SMALLEST_FONT = 7
-# Survives mild lossy transcoding; the banner of the other contrast scores 0.07.
+# Survives mild lossy transcoding; the banner of another series scores below 0.1.
 _SCORE_THRESHOLD = 0.9
 
 _HEADLINES = ("AI SYNTHETIC", "NOT AN MRI")
@@ -78,9 +83,9 @@ class _Layout(NamedTuple):
     strips_axial: tuple[_Box, _Box]
 
 
-def banner(contrast: Contrast) -> str:
+def banner(kind: SeriesKind) -> str:
     """The sentence in every slice."""
-    return f"AI SYNTHETIC - NOT AN MRI - from CT - {contrast} - research"
+    return f"AI SYNTHETIC - NOT AN MRI - from CT - {kind} - research"
 
 
 def to_pixels(signal: Float32) -> UInt16:
@@ -104,56 +109,68 @@ def to_pixels(signal: Float32) -> UInt16:
 def marked_grid(grid: Grid) -> Grid:
     """The grid of the marked slices: the same lattice, begun a margin earlier."""
     slices, rows, columns = grid.shape
-    shape = (slices, rows + 2 * MARGIN_ROWS, columns + 2 * MARGIN_COLUMNS)
+    shape = (slices, rows + 2 * MARGIN_ROWS + FOOT_ROWS, columns + 2 * MARGIN_COLUMNS)
     origin_mm = grid.to_mm(np.array([0, -MARGIN_ROWS, -MARGIN_COLUMNS], dtype=np.float64))
     return Grid.from_steps(shape, origin_mm, grid.steps_mm)
 
 
-def mark(pixels: UInt16, contrast: Contrast, side_notes: Sequence[tuple[int, str]] = ()) -> UInt16:
+def mark(
+    pixels: UInt16,
+    kind: SeriesKind,
+    side_notes: Sequence[tuple[int, str]] = (),
+    foot_notes: Sequence[str] = (),
+) -> UInt16:
     """The slices with the margin and its mark around them.
 
     Args:
         pixels: ``(slice, row, column)``, 12 bits.
-        contrast: Named in the banner.
+        kind: Of the series; named in the banner.
         side_notes: ``(row, text)`` of short ASCII notes, such as level names, for the anterior
             margin; the row is that of `pixels`.
+        foot_notes: At most `FOOT_LINES` lines of ASCII text below the anatomy.
 
     Returns:
-        ``(slice, row + 2 * MARGIN_ROWS, column + 2 * MARGIN_COLUMNS)``; the middle is `pixels`.
+        ``(slice, row + 2 * MARGIN_ROWS + FOOT_ROWS, column + 2 * MARGIN_COLUMNS)``; `unmarked`
+        gives `pixels` back.
 
     Raises:
         ValueError: When a note does not fit or a slice is too narrow for a readable banner.
     """
     slices, rows, columns = pixels.shape
-    marked = _template(contrast, slices, rows, columns).copy()
+    marked = _template(kind, slices, rows, columns).copy()
     for row, text in side_notes:
         if not 0 <= row < rows:
             raise ValueError(f"a side note lies on row {row} of {rows}")
         _draw_note(marked, row + MARGIN_ROWS, text)
+    if len(foot_notes) > FOOT_LINES:
+        raise ValueError(f"expected at most {FOOT_LINES} foot notes, found {len(foot_notes)}")
+    for line, text in enumerate(foot_notes):
+        _draw_foot(marked, line, text)
     unmarked(marked)[...] = pixels
     return marked
 
 
-def unmarked(pixels: UInt16) -> UInt16:
+def unmarked(pixels: NDArray[Scalar]) -> NDArray[Scalar]:
     """The middle of marked slices ``(..., row, column)``, without the margin; a view."""
-    return pixels[..., MARGIN_ROWS:-MARGIN_ROWS, MARGIN_COLUMNS:-MARGIN_COLUMNS]
+    bottom = MARGIN_ROWS + FOOT_ROWS
+    return pixels[..., MARGIN_ROWS:-bottom, MARGIN_COLUMNS:-MARGIN_COLUMNS]
 
 
-def mark_score(pixels: UInt16, contrast: Contrast) -> float:
+def mark_score(pixels: UInt16, kind: SeriesKind) -> float:
     """How well the mark is preserved in slices that came back: 1 exact, 0 or less absent.
 
     The lowest correlation of any part of the mark with what `mark` draws, over all slices; side
-    notes are left out.
+    and foot notes are left out.
 
     Args:
         pixels: ``(slice, row, column)``, all slices of a series, in order.
-        contrast: Which the series claims to be.
+        kind: Which the series claims to be.
     """
     slices, rows, columns = pixels.shape
-    inner = (rows - 2 * MARGIN_ROWS, columns - 2 * MARGIN_COLUMNS)
+    inner = (rows - 2 * MARGIN_ROWS - FOOT_ROWS, columns - 2 * MARGIN_COLUMNS)
     if min(inner) < 1:
         return 0.0
-    expected = _template(contrast, slices, *inner)
+    expected = _template(kind, slices, *inner)
     layout = _layout(rows, columns)
     scores = [
         _correlation(pixels[index, box.rows, box.columns], expected[index, box.rows, box.columns])
@@ -170,9 +187,9 @@ def mark_score(pixels: UInt16, contrast: Contrast) -> float:
     return min(scores)
 
 
-def has_mark(pixels: UInt16, contrast: Contrast) -> bool:
-    """Whether all slices of a series ``(slice, row, column)`` carry the mark of a contrast."""
-    return mark_score(pixels, contrast) >= _SCORE_THRESHOLD
+def has_mark(pixels: UInt16, kind: SeriesKind) -> bool:
+    """Whether all slices of a series ``(slice, row, column)`` carry the mark of its kind."""
+    return mark_score(pixels, kind) >= _SCORE_THRESHOLD
 
 
 def _correlation(one: UInt16, other: UInt16) -> float:
@@ -191,7 +208,7 @@ def _layout(rows: int, columns: int) -> _Layout:
         return _Box(slice(start, stop), sides), _Box(slice(rows - stop, rows - start), sides)
 
     inside = slice(_FRAME + 3, columns - _FRAME - 3)
-    inner_rows = slice(MARGIN_ROWS, rows - MARGIN_ROWS)
+    inner_rows = slice(MARGIN_ROWS, rows - MARGIN_ROWS - FOOT_ROWS)
     inner_columns = slice(MARGIN_COLUMNS, columns - MARGIN_COLUMNS)
     axial = slice(_FRAME + 3, _FRAME + 3 + 3 * len(_GLYPH))
     mirrored = slice(columns - axial.stop, columns - axial.start)
@@ -204,15 +221,15 @@ def _layout(rows: int, columns: int) -> _Layout:
 
 
 @lru_cache(maxsize=4)
-def _template(contrast: Contrast, slices: int, rows: int, columns: int) -> UInt16:
+def _template(kind: SeriesKind, slices: int, rows: int, columns: int) -> UInt16:
     """The marked slices with nothing in the middle; read-only, one for many calls."""
-    rows, columns = rows + 2 * MARGIN_ROWS, columns + 2 * MARGIN_COLUMNS
+    rows, columns = rows + 2 * MARGIN_ROWS + FOOT_ROWS, columns + 2 * MARGIN_COLUMNS
     template = np.zeros((slices, rows, columns), dtype=np.uint16)
     layout = _layout(rows, columns)
     for box, text in zip(layout.headlines, _HEADLINES, strict=True):
         template[:, box.rows, box.columns] = _text_in(box, text)
     for box in layout.banners:
-        template[:, box.rows, box.columns] = _text_in(box, banner(contrast))
+        template[:, box.rows, box.columns] = _text_in(box, banner(kind))
     strokes = _strokes(slices)
     for box in layout.strips_coronal:
         template[:, box.rows, box.columns] = np.repeat(strokes, 2, axis=1)[:, :, np.newaxis]
@@ -257,7 +274,7 @@ def _text_in(box: _Box, text: str) -> UInt16:
         if ink.shape[0] <= height and ink.shape[1] <= width:
             break
     else:
-        raise ValueError(f"a slice {width} pixels wide has no room for a readable banner")
+        raise ValueError(f"a slice {width} pixels wide has no room for a readable line: {text!r}")
     drawn = np.zeros((height, width), dtype=np.uint16)
     top, left = (height - ink.shape[0]) // 2, (width - ink.shape[1]) // 2
     drawn[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
@@ -292,3 +309,15 @@ def _draw_note(marked: UInt16, row: int, text: str) -> None:
     left, top = _FRAME + 1, row - height // 2
     marked[:, top - 1 : top + height + 1, _FRAME:MARGIN_COLUMNS] = 0
     marked[:, top : top + height, left : left + width] = ink
+
+
+def _draw_foot(marked: UInt16, line: int, text: str) -> None:
+    """Write a line below the anatomy of all slices."""
+    if not text.isascii() or not text.strip():
+        raise ValueError("a foot note is ASCII text")
+    rows, columns = marked.shape[1:]
+    height = FOOT_ROWS // FOOT_LINES
+    top = rows - MARGIN_ROWS - FOOT_ROWS + line * height
+    inside = slice(_FRAME + 3, columns - _FRAME - 3)
+    box = _Box(slice(top + 2, top + height - 1), inside)
+    marked[:, box.rows, box.columns] = _text_in(box, text)

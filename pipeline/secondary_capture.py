@@ -1,4 +1,5 @@
-"""A synthesized stack as DICOM: one Secondary Capture Image per slice, one series per contrast.
+"""A synthesized stack as DICOM: one Secondary Capture Image per slice, one series per contrast
+and one for the support map.
 
 The only module that builds SC objects (PS3.3 A.8.1). Every attribute says what the object is, an
 AI-made picture in the space of a CT, and none claims MR physics: Modality is OT and no setting
@@ -19,7 +20,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorag
 from pydicom.valuerep import format_number_as_ds
 
 from pipeline import labeling
-from pipeline.contrast import Contrast
+from pipeline.contrast import SeriesKind
 from pipeline.geometry import Float32, Float64, Grid
 from pipeline.headers import lossy_history
 from pipeline.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -34,8 +35,16 @@ WARNING = (
 )
 
 # Center and width in stored values. T2 shows cord (0.4), fat (0.7) and CSF (1.0) apart; STIR ends
-# at CSF, since nothing but fluid is that bright there.
-_WINDOWS = {Contrast.T2: (1100, 2200), Contrast.STIR: (1000, 2000)}
+# at CSF, since nothing but fluid is that bright there. The support map is drawn over the T2.
+_WINDOWS = {
+    SeriesKind.T2: (1100, 2200),
+    SeriesKind.STIR: (1000, 2000),
+    SeriesKind.SUPPORT: (1100, 2200),
+}
+_SUPPORT_EXPLAINED = (
+    "Support map: hatched where the interval around the signal, calibrated on phantoms, is so wide"
+    " that the CT does not support what is drawn."
+)
 _SCANNER = (
     "Manufacturer",
     "ManufacturerModelName",
@@ -72,26 +81,29 @@ def build_series(
     values: Float32,
     grid: Grid,
     frame_of_reference_uid: str,
-    contrast: Contrast,
+    kind: SeriesKind,
     headers: Sequence[Dataset],
     identity: JobIdentity,
     created_at: datetime,
     equipment: Equipment,
     side_notes: Sequence[tuple[int, str]] = (),
+    foot_notes: Sequence[str] = (),
 ) -> list[Dataset]:
-    """One contrast of a job as SC datasets, in slice order, ready to be saved.
+    """One series of a job as SC datasets, in slice order, ready to be saved.
 
     Args:
-        values: Signal relative to CSF, ``(slice, row, column)``.
+        values: Signal relative to CSF, ``(slice, row, column)``; for the support map as
+            `pipeline.support.hatched` draws it.
         grid: Where the values are, LPS mm of the CT's frame of reference; orthogonal.
         frame_of_reference_uid: (0020,0052) of the CT.
-        contrast: One of the job's.
+        kind: The support map, or one of the job's contrasts.
         headers: All CT slices that were used, without pixel data, in a fixed order.
         identity: What made the result.
         created_at: When it was made, on record with the job, since it is part of the bytes. Local
             time of the site, as in the CT; when both know their time zone it is converted.
         equipment: Who made it.
         side_notes: As `pipeline.labeling.mark` takes them.
+        foot_notes: Likewise; they go into Image Comments (0020,4000) too.
 
     Returns:
         Explicit VR Little Endian datasets with file meta information.
@@ -100,22 +112,22 @@ def build_series(
         Declined: As `pipeline.patient.copy_identity`.
         ValueError: When the arguments contradict each other.
     """
-    _check(values, grid, frame_of_reference_uid, contrast, headers, identity)
-    pixels = labeling.mark(labeling.to_pixels(values), contrast, side_notes)
+    _check(values, grid, frame_of_reference_uid, kind, headers, identity)
+    pixels = labeling.mark(labeling.to_pixels(values), kind, side_notes, foot_notes)
     marked_grid = labeling.marked_grid(grid)
     when = _local_time(created_at, headers[0])
     series = []
     for index in range(grid.shape[0]):
         ds = Dataset()
         copy_identity(headers, ds)
-        _add_series(ds, contrast, identity, when, equipment)
+        _add_series(ds, kind, identity, when, equipment)
         _add_sources(ds, headers)
         _add_contributors(ds, headers[0], identity, equipment)
-        _add_kind(ds, contrast, identity)
+        _add_kind(ds, kind, identity, foot_notes)
         _add_lossy_history(ds, headers)
-        _add_instance(ds, index, contrast, identity)
+        _add_instance(ds, index, kind, identity)
         _add_plane(ds, marked_grid, index)
-        _add_pixels(ds, pixels[index], contrast)
+        _add_pixels(ds, pixels[index], kind)
         ds.file_meta = _file_meta(ds)
         series.append(ds)
     return series
@@ -125,7 +137,7 @@ def _check(
     values: Float32,
     grid: Grid,
     frame_of_reference_uid: str,
-    contrast: Contrast,
+    kind: SeriesKind,
     headers: Sequence[Dataset],
     identity: JobIdentity,
 ) -> None:
@@ -136,8 +148,8 @@ def _check(
     row, column, step = grid.directions[1], grid.directions[2], grid.directions[0]
     if grid.is_sheared or abs(float(row @ column)) > 1e-4 or float(step @ grid.slice_normal) < 0:
         raise ValueError("SC slices need a right-handed orthogonal grid along the slice normal")
-    if contrast not in identity.contrasts:
-        raise ValueError(f"{contrast} is not a contrast of this job")
+    if kind is not SeriesKind.SUPPORT and kind not in [str(one) for one in identity.contrasts]:
+        raise ValueError(f"{kind} is not a contrast of this job")
     if str(headers[0].get("FrameOfReferenceUID", "")) != frame_of_reference_uid:
         raise ValueError("the result must lie in the frame of reference of its CT")
 
@@ -153,13 +165,13 @@ def _local_time(created_at: datetime, header: Dataset) -> datetime:
 
 
 def _add_series(
-    ds: Dataset, contrast: Contrast, identity: JobIdentity, when: datetime, equipment: Equipment
+    ds: Dataset, kind: SeriesKind, identity: JobIdentity, when: datetime, equipment: Equipment
 ) -> None:
     """General Series, General Equipment and SC Equipment (PS3.3 C.7.3.1, C.7.5.1, C.8.6.1)."""
     ds.Modality = "OT"
-    ds.SeriesInstanceUID = derive_uid(identity.job_id, contrast)
-    ds.SeriesNumber = contrast.series_number
-    ds.SeriesDescription = f"AI SYNTH NOT MRI {contrast} from CT"
+    ds.SeriesInstanceUID = derive_uid(identity.job_id, kind)
+    ds.SeriesNumber = kind.series_number
+    ds.SeriesDescription = f"AI SYNTH NOT MRI {kind} from CT"
     # Without a body part that has no sides, Laterality would be asked for.
     ds.BodyPartExamined = "CSPINE"
     ds.ConversionType = "SYN"
@@ -229,9 +241,11 @@ def _add_contributors(
     ds.ContributingEquipmentSequence = [node, scanner]
 
 
-def _add_kind(ds: Dataset, contrast: Contrast, identity: JobIdentity) -> None:
+def _add_kind(
+    ds: Dataset, kind: SeriesKind, identity: JobIdentity, foot_notes: Sequence[str]
+) -> None:
     """What the object is: derived, synthetic, for research (PS3.3 C.7.6.1, C.12.1)."""
-    ds.ImageType = ["DERIVED", "SECONDARY", "OTHER", "AI_SYNTHETIC", str(contrast)]
+    ds.ImageType = ["DERIVED", "SECONDARY", "OTHER", "AI_SYNTHETIC", str(kind)]
     ds.SyntheticData = "YES"
     ds.ContentQualification = "RESEARCH"
     ds.BurnedInAnnotation = "NO"  # it asks for identity and date; the mark has neither
@@ -239,8 +253,9 @@ def _add_kind(ds: Dataset, contrast: Contrast, identity: JobIdentity) -> None:
         f"Model {identity.model_name} {identity.model_version}, weights SHA-256 "
         f"{identity.model_digest}, seed {identity.seed}, job {identity.job_id}."
     )
-    ds.ImageComments = f"{WARNING} {made_by}"
-    ds.DerivationDescription = f"{WARNING} {made_by}"
+    explained = f" {_SUPPORT_EXPLAINED}" if kind is SeriesKind.SUPPORT else ""
+    ds.DerivationDescription = f"{WARNING}{explained} {made_by}"
+    ds.ImageComments = " ".join((f"{WARNING}{explained} {made_by}", *foot_notes))
     ds.DerivationCodeSequence = [
         _coded(codes.DCM.MultiplanarReformatting),
         _coded(codes.DCM.SpatialResampling),
@@ -257,9 +272,9 @@ def _add_lossy_history(ds: Dataset, headers: Sequence[Dataset]) -> None:
         ds.LossyImageCompressionMethod = list(history.methods)
 
 
-def _add_instance(ds: Dataset, index: int, contrast: Contrast, identity: JobIdentity) -> None:
+def _add_instance(ds: Dataset, index: int, kind: SeriesKind, identity: JobIdentity) -> None:
     ds.SOPClassUID = SecondaryCaptureImageStorage
-    ds.SOPInstanceUID = derive_uid(identity.job_id, contrast, index)
+    ds.SOPInstanceUID = derive_uid(identity.job_id, kind, index)
     ds.InstanceNumber = index + 1
 
 
@@ -286,7 +301,7 @@ def _letters(direction: Float64) -> str:
     )
 
 
-def _add_pixels(ds: Dataset, pixels: labeling.UInt16, contrast: Contrast) -> None:
+def _add_pixels(ds: Dataset, pixels: labeling.UInt16, kind: SeriesKind) -> None:
     """Image Pixel and VOI LUT (PS3.3 C.7.6.3, C.11.2): 12 of 16 bits, no rescale."""
     ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = "MONOCHROME2"
@@ -295,7 +310,7 @@ def _add_pixels(ds: Dataset, pixels: labeling.UInt16, contrast: Contrast) -> Non
     ds.BitsStored = 12
     ds.HighBit = 11
     ds.PixelRepresentation = 0
-    ds.WindowCenter, ds.WindowWidth = _WINDOWS[contrast]
+    ds.WindowCenter, ds.WindowWidth = _WINDOWS[kind]
     ds.PixelData = np.ascontiguousarray(pixels, dtype="<u2").tobytes()
     ds["PixelData"].VR = "OW"
 

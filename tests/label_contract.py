@@ -21,9 +21,9 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from pipeline import labeling
-from pipeline.contrast import Contrast
+from pipeline.contrast import SeriesKind
 
-SERIES_NUMBERS = {"T2": 9001, "STIR": 9002}
+SERIES_NUMBERS = {"T2": 9001, "STIR": 9002, "SUPPORT": 9003}
 # Copied byte for byte; a type 2 attribute that the CT lacks is present and empty.
 IDENTITY = (
     "PatientName",
@@ -124,9 +124,9 @@ def _assert_series(series: Sequence[Dataset], source_headers: Sequence[Dataset])
     assert [int(ds.InstanceNumber) for ds in series] == list(range(1, len(series) + 1))
     _assert_geometry(series)
     pixels = np.stack([_pixels(ds) for ds in series])
-    contrast = Contrast(series[0].ImageType[4])
-    score = labeling.mark_score(pixels, contrast)
-    assert labeling.has_mark(pixels, contrast), f"the mark is not in the pixels: {score:.3f}"
+    kind = SeriesKind(series[0].ImageType[4])
+    score = labeling.mark_score(pixels, kind)
+    assert labeling.has_mark(pixels, kind), f"the mark is not in the pixels: {score:.3f}"
     assert labeling.unmarked(pixels).any(), "nothing but the mark"
 
 
@@ -152,9 +152,9 @@ def _assert_kind(ds: Dataset) -> None:
 
 
 def _assert_texts(ds: Dataset) -> None:
-    contrast = ds.ImageType[4]
+    kind = ds.ImageType[4]
     description = str(ds.SeriesDescription)
-    assert description.startswith(f"AI SYNTH NOT MRI {contrast}"), description
+    assert description.startswith(f"AI SYNTH NOT MRI {kind}"), description
     assert description.isascii()
     assert len(description) <= 32
     for keyword in ("ImageComments", "DerivationDescription"):
@@ -162,6 +162,8 @@ def _assert_texts(ds: Dataset) -> None:
         assert text.startswith("AI SYNTHETIC - NOT AN MRI"), f"{keyword} lacks the warning"
         assert MADE_BY.search(text), f"{keyword} lacks model, weights digest, seed or job id"
     assert len(str(ds.DerivationDescription)) <= 1024
+    if kind == "SUPPORT":
+        assert "hatched where" in ds.ImageComments, "nothing says what the support map shows"
 
 
 def _assert_coded(ds: Dataset) -> None:

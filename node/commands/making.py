@@ -85,7 +85,7 @@ def synthesize(
     if as_json:
         print_json(record)
         return
-    for warning in prepared.warnings:
+    for warning in (*prepared.warnings, *made.warnings):
         err.print(f"[yellow]warning[/yellow] {warning}", highlight=False)
     out.print(f"{len(written)} instances and provenance.json in {out_folder}", highlight=False)
 
@@ -110,7 +110,7 @@ def _record(
         "software": software_versions(),
         "created_at": order.created_at,
         "measurements": {**prepared.measurements, "synthesis": dict(made.facts)},
-        "warnings": list(prepared.warnings),
+        "warnings": [*prepared.warnings, *made.warnings],
         "timings_s": {**prepared.timings_s, **made.timings_s},
         "outputs": written,
     }

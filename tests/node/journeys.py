@@ -37,6 +37,7 @@ from node.summary import Pixels, summarize
 from node.workfiles import Made, Prepared
 from node.workflow import Worker
 from pipeline.geometry import Grid, Volume
+from pipeline.places import Places
 from pipeline.provenance import derive_uid, job_id, pixel_digest, seed_of
 
 SERIES_UID = "2.25.1000"
@@ -157,7 +158,16 @@ def prepare(paths: Sequence[Path]) -> Prepared:
     ).astype(np.float32)
     uids = tuple(str(dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in paths)
     volume = Volume(stack, Grid(stack.shape, np.eye(4)), "2.25.4000")
-    return Prepared(volume, uids, {"width_mm": 3.5}, ("a warning",), ((4, "C2/3"),), {"read": 0.1})
+    nowhere = np.zeros(stack.shape, dtype=np.uint8)
+    return Prepared(
+        volume,
+        Places(nowhere, nowhere, ()),
+        uids,
+        {"width_mm": 3.5},
+        ("a warning",),
+        ((4, "C2/3"),),
+        {"read": 0.1},
+    )
 
 
 def synthesize(prepared: Prepared, order: Order) -> Made:
@@ -167,9 +177,12 @@ def synthesize(prepared: Prepared, order: Order) -> Made:
     return Made(
         images,
         np.zeros_like(images),
+        None,
         ("T2", "STIR"),
         prepared.stack.grid,
         prepared.stack.frame_of_reference_uid,
+        ("SUPPORT BY THE CT NOT KNOWN",),
+        ("another warning",),
         {"device": "none", "dtype": "float32", "threads": 1, "seed": order.identity.seed},
         {"image": 0.2},
     )

@@ -25,7 +25,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from pipeline import labeling, provenance, secondary_capture
-from pipeline.contrast import ALL_CONTRASTS, Contrast
+from pipeline.contrast import ALL_CONTRASTS, Contrast, SeriesKind
 from pipeline.errors import Corrupt, Declined
 from pipeline.geometry import Grid
 from pipeline.secondary_capture import Equipment, build_series
@@ -123,12 +123,12 @@ LEFT_HANDED = Grid.from_steps(SHAPE, np.zeros(3), np.array([[3, 0, 0], [0, 0, -1
 
 
 def build(
-    headers: Sequence[Dataset], contrast: Contrast = Contrast.T2, **changes: Any
+    headers: Sequence[Dataset], kind: SeriesKind = SeriesKind.T2, **changes: Any
 ) -> list[Dataset]:
     arguments: dict[str, Any] = {
         "values": signal(SHAPE),
         "grid": GRID,
-        "contrast": contrast,
+        "kind": kind,
         "headers": headers,
         "created_at": CREATED_AT,
         "equipment": EQUIPMENT,
@@ -173,23 +173,26 @@ def disagreements(paths: Sequence[Path]) -> str:
     return ran.stdout + ran.stderr
 
 
-@pytest.mark.parametrize("contrast", ALL_CONTRASTS)
-def test_contract_and_checkers(contrast: Contrast, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", SeriesKind)
+def test_contract_and_checkers(kind: SeriesKind, tmp_path: Path) -> None:
     headers = ct_headers()
     ct_paths = save_ct(headers, tmp_path / "ct")
-    paths = save(build(headers, contrast, side_notes=[(50, "C2/3")]), tmp_path / "sc")
+    notes = ("UNSUPPORTED (9003): canal 4%", "WARNING canal uncertain")
+    series = build(headers, kind, side_notes=[(50, "C2/3")], foot_notes=notes)
+    paths = save(series, tmp_path / "sc")
+    assert str(series[0].ImageComments).endswith(" ".join(notes))
     assert_label_contract([pydicom.dcmread(path) for path in paths], headers)
     for path in paths:
         assert complaints(path) == []
     assert disagreements([*ct_paths, *paths]) == ""
 
 
-def test_both_series_of_a_job(tmp_path: Path) -> None:
+def test_all_series_of_a_job(tmp_path: Path) -> None:
     headers = ct_headers()
-    results = [ds for contrast in ALL_CONTRASTS for ds in build(headers, contrast)]
+    results = [ds for kind in SeriesKind for ds in build(headers, kind)]
     arrived = through_files(results, tmp_path)
     assert_label_contract(arrived, headers)
-    assert len({ds.SeriesInstanceUID for ds in arrived}) == 2
+    assert len({ds.SeriesInstanceUID for ds in arrived}) == 3
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -436,7 +439,7 @@ def test_a_contrast_of_another_job() -> None:
     headers = ct_headers()
     identity = dataclasses.replace(identity_of(headers), contrasts=(Contrast.T2,))
     with pytest.raises(ValueError, match="not a contrast of this job"):
-        build(headers, Contrast.STIR, identity=identity)
+        build(headers, SeriesKind.STIR, identity=identity)
 
 
 def test_no_headers() -> None:
@@ -489,6 +492,7 @@ MUTATIONS: dict[str, Callable[[Dataset], None]] = {
     ),
     "Image Type short": _set("ImageType", KIND[:3]),
     "contrast STIR": _set("ImageType", [*KIND[:4], "STIR"]),
+    "kind SUPPORT": _set("ImageType", [*KIND[:4], "SUPPORT"]),
     "Conversion Type DI": _set("ConversionType", "DI"),
     "Synthetic Data MAYBE": _set("SyntheticData", "MAYBE"),
     "no Synthetic Data": _drop("SyntheticData"),
@@ -562,7 +566,7 @@ def test_with_the_headers_of_a_real_ct(tmp_path: Path) -> None:
         pytest.skip("no neck-ct: set PSEUDOMRI_TEST_DATA to the folder of the reference data")
     ct_paths = sorted(folder.glob("*.dcm"))
     headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in ct_paths]
-    results = [ds for contrast in ALL_CONTRASTS for ds in build(headers, contrast)]
+    results = [ds for kind in SeriesKind for ds in build(headers, kind)]
     paths = save(results, tmp_path)
     arrived = [pydicom.dcmread(path) for path in paths]
     assert_label_contract(arrived, headers)
