@@ -39,15 +39,18 @@ from pipeline.levels import (
     LevelChain,
     find_levels,
 )
+from pipeline.motion import largest_jump
 from pipeline.slices import check_resolution
 from pipeline.straighten import ARC_STEP_MM, StraightSpine, straighten, wall_distance
-from pipeline.symmetry import MidsagittalPlane, find_plane
+from pipeline.symmetry import ARC_MM, MidsagittalPlane, find_plane
 
 # Muscle and brain: 30 to 70 HU, a little more with contrast. Raw units or a density map miss it.
-SOFT_TISSUE_HU = (15.0, 100.0)
-# The airway and what is around the patient; unscaled values have no air.
+SOFT_TISSUE_HU = (15.0, 80.0)
+# Soft tissue is a third of a neck's field of view, a tenth of a head's in air.
+SOFT_TISSUE_SHARE = 0.03
+# The airway and what is around the patient; unscaled or halved values have no air.
 AIR_PERCENTILE = 0.5
-HIGHEST_AIR_HU = -400.0
+HIGHEST_AIR_HU = -700.0
 # C2 to C5; a head CT ends before.
 SHORTEST_CANAL_MM = 70.0
 # Foramen magnum to T1 of a small adult.
@@ -62,6 +65,13 @@ BODY_SHARE = 0.25
 BEHIND_OF_BODY_SHARE = 0.7
 # Correlation of the bones with their mirror image; random bone gives under 0.3.
 LOWEST_SYMMETRY = 0.5
+# A step in the bones: of the size of a subluxation that matters, or what thick slices feign.
+LARGEST_JUMP_MM = 1.5
+LARGEST_JUMP_OF_STEP = 1.1
+# The middle slice leaves the cord (12 to 15 mm wide): the reader follows it to other slices.
+OFF_PLANE_MM = 6.0
+# The stack is 22.5 mm wide on either side: beyond, the canal's wall leaves it.
+STACK_HALF_MM = 22.5
 # From the clivus, above the foramen magnum, to T4.
 STRAIGHT_ABOVE_MM = 25.0
 STRAIGHT_BELOW_MM = 200.0
@@ -122,16 +132,15 @@ def find_anatomy(volume: Volume) -> Anatomy:
 
     Raises:
         Declined: ``slices.coarse``, ``pixels.coarse``, ``hu.scale``, ``canal.absent``,
-            ``canal.short``, ``canal.ring``, ``skull.caudal``, ``canal.bodies``,
-            ``canal.symmetry``, ``coverage.no_anchor``, ``coverage.short``.
+            ``canal.short``, ``motion``, ``canal.ring``, ``skull.caudal``, ``canal.bodies``,
+            ``canal.symmetry``, ``canal.bent``, ``coverage.no_anchor``, ``coverage.short``.
     """
     check_resolution(volume.grid.spacing_mm)
     measured: dict[str, float] = {}
     search = search_volume(volume)
     _check_hu_scale(search, measured)
     curve = _canal(search, measured)
-    plane, measured["symmetry"] = find_plane(search, curve)
-    measured["yaw_deg"], measured["roll_deg"] = plane.yaw_deg, plane.roll_deg
+    plane = _plane(search, curve, measured)
     curve = SpinalCurve.through(curve.point_mm, 1.0, float(curve.arc_mm[0]), plane.normal)
     _check_ring(search, curve, measured)
     cranial_mm = _cranial_opening(search, curve, measured)
@@ -139,6 +148,8 @@ def find_anatomy(volume: Volume) -> Anatomy:
     wall_mm = wall_distance(spine, 1)
     _check_bodies(spine, measured)
     _check_symmetry(measured)
+    _check_bend(measured)
+    _check_motion(volume, curve, measured)
     upper, source = _upper_anchor(spine, wall_mm, cranial_mm, measured)
     coverage = _coverage(curve, upper, source, measured)
     lower = _lower_anchor(spine, upper, measured)
@@ -146,7 +157,7 @@ def find_anatomy(volume: Volume) -> Anatomy:
     widths = measure_widths(volume, search, curve, chain.levels)
     for count, score in chain.scores.items():
         measured[f"chain_score_{count}_gaps"] = score
-    confirmed, warnings = _warnings(chain, widths, _anchors_disagree(measured))
+    confirmed, warnings = _warnings(chain, widths, measured)
     return Anatomy(
         # Above the foramen magnum, or above the canal that was found, there is no canal.
         centerline_mm=curve.between(min(0.0, cranial_mm or 0.0), np.inf).point_mm,
@@ -167,15 +178,20 @@ def _check_hu_scale(search: Volume, measured: dict[str, float]) -> None:
     inside = search.values[(search.values > -50) & (search.values < 250)]
     counts, edges = np.histogram(inside, bins=60, range=(-50, 250))
     smoothed = ndimage.gaussian_filter1d(counts.astype(np.float64), 1.0)
-    mode = float(edges[smoothed.argmax()]) + 2.5 if inside.size else float("nan")
+    mode = float(edges[smoothed.argmax()]) + 2.5
+    share = float(counts.sum()) / search.values.size
     measured["soft_tissue_hu"], measured["lowest_hu"] = mode, lowest
+    measured["soft_tissue_share"] = share
+    has_soft_tissue = share >= SOFT_TISSUE_SHARE
     is_scaled = SOFT_TISSUE_HU[0] <= mode <= SOFT_TISSUE_HU[1] and lowest < HIGHEST_AIR_HU
-    if not is_scaled:
+    if not (has_soft_tissue and is_scaled):
+        where = f"soft tissue at {mode:.0f} HU" if has_soft_tissue else "no soft tissue"
         raise Declined(
             "hu.scale",
-            found=f"soft tissue at {mode:.0f} HU, the lowest values at {lowest:.0f} HU",
-            expected=f"{SOFT_TISSUE_HU[0]:g} to {SOFT_TISSUE_HU[1]:g} HU, and air below "
-            f"{HIGHEST_AIR_HU:g} HU",
+            found=f"{where} ({share:.1%} of values at -50 to 250 HU), the lowest values at "
+            f"{lowest:.0f} HU",
+            expected=f"{SOFT_TISSUE_HU[0]:g} to {SOFT_TISSUE_HU[1]:g} HU (at least "
+            f"{SOFT_TISSUE_SHARE:.0%}), and air below {HIGHEST_AIR_HU:g} HU",
             remedy="Check the rescale of the series; send the conventional reconstruction.",
         )
 
@@ -275,13 +291,48 @@ def _check_bodies(spine: StraightSpine, measured: dict[str, float]) -> None:
         )
 
 
+def _plane(search: Volume, curve: SpinalCurve, measured: dict[str, float]) -> MidsagittalPlane:
+    found = find_plane(search, curve)
+    measured["symmetry"] = found.match
+    measured["symmetry_of_plane"] = found.plane_match
+    measured["yaw_deg"], measured["roll_deg"] = found.plane.yaw_deg, found.plane.roll_deg
+    aside_mm = found.plane.distance_mm(curve.between(0.0, ARC_MM).point_mm)
+    measured["off_plane_mm"] = float(np.abs(aside_mm).max())
+    return found.plane
+
+
 def _check_symmetry(measured: dict[str, float]) -> None:
     if measured["symmetry"] < LOWEST_SYMMETRY:
         raise Declined(
             "canal.symmetry",
             found=f"bones that match their mirror image by {measured['symmetry']:.2f}",
-            expected=f"at least {LOWEST_SYMMETRY:g}",
+            expected=f"at least {LOWEST_SYMMETRY:g}, in a plane or along the canal",
             remedy="The neck is too twisted, or this is no spine; reformat by hand.",
+        )
+
+
+def _check_motion(volume: Volume, curve: SpinalCurve, measured: dict[str, float]) -> None:
+    jump_mm, z_mm = largest_jump(volume, curve.between(0.0, ARC_MM).point_mm)
+    measured["jump_mm"], measured["jump_z_mm"] = jump_mm, z_mm
+    limit_mm = max(LARGEST_JUMP_MM, LARGEST_JUMP_OF_STEP * volume.grid.spacing_mm[0])
+    if jump_mm > limit_mm:
+        raise Declined(
+            "motion",
+            found=f"a step of {jump_mm:.1f} mm between two slices at z = {z_mm:.0f} mm",
+            expected=f"at most {limit_mm:.1f} mm",
+            remedy="The patient moved, or slices are out of place; send another acquisition.",
+        )
+
+
+def _check_bend(measured: dict[str, float]) -> None:
+    """The flat stack must hold the whole canal of a neck bent to the side."""
+    limit_mm = STACK_HALF_MM - measured["ring_lr_mm"] / 2
+    if measured["off_plane_mm"] > limit_mm:
+        raise Declined(
+            "canal.bent",
+            found=f"a canal up to {measured['off_plane_mm']:.0f} mm beside the best plane",
+            expected=f"at most {limit_mm:.0f} mm, to lie within the slices",
+            remedy="Repeat the CT with the neck straight if that is safe, or reformat by hand.",
         )
 
 
@@ -320,7 +371,8 @@ def _coverage(
             "coverage.short",
             found=f"{below_mm:.0f} mm of canal below the foramen magnum",
             expected=f"at least {SHORTEST_BELOW_SKULL_MM:g} mm, down to T1",
-            remedy="Send a CT that covers the whole cervical spine.",
+            remedy="Send a CT that covers the whole cervical spine; a small child's neck may be "
+            "too short for this model, which has learned from adults.",
         )
     return Coverage(measured["canal_mm"], below_mm, source)
 
@@ -346,10 +398,12 @@ def _anchors_disagree(measured: Mapping[str, float]) -> str:
     return f"foramen magnum and dens place C2/3 {apart_mm:.0f} mm apart"
 
 
-def _warnings(chain: LevelChain, widths: CanalWidths, doubt: str) -> tuple[bool, tuple[str, ...]]:
+def _warnings(
+    chain: LevelChain, widths: CanalWidths, measured: Mapping[str, float]
+) -> tuple[bool, tuple[str, ...]]:
     """Whether the names stand, and what to tell the reader."""
     warnings = []
-    reason = chain.reason or doubt
+    reason = chain.reason or _anchors_disagree(measured)
     arcs = {level.name: level.arc_mm for level in chain.levels}
     cervical_mm = arcs["C7/T1"] - arcs["C2/3"]
     if not reason and not CERVICAL_MM[0] <= cervical_mm <= CERVICAL_MM[1]:
@@ -359,4 +413,9 @@ def _warnings(chain: LevelChain, widths: CanalWidths, doubt: str) -> tuple[bool,
     if widths.withheld:
         causes = "; ".join(f"{name}: {why}" for name, why in widths.withheld.items())
         warnings.append(f"canal diameter withheld ({causes})")
+    if measured["off_plane_mm"] > OFF_PLANE_MM:
+        warnings.append(
+            f"neck bent: the canal leaves the middle slice by {measured['off_plane_mm']:.0f} mm; "
+            "follow it through the slices"
+        )
     return not reason, tuple(warnings)

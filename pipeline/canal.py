@@ -47,6 +47,10 @@ LEAST_CLEARANCE_MM = 2.9
 # costs more than a vertebra's marrow can earn, or the path would run through bodies or facets.
 OFF_PATH_COST = 0.45
 BONE_COST = 1.5
+# A slice with metal says little about where the canal is, so that it must not end a path there:
+# dental streaks would cut the skull base off.
+METAL_HU = 2200.0
+METAL_SLICE_COST = 0.1
 # Sideways steps per slice, and the cost of a step of one voxel: the canal bends up to 45 degrees.
 MAXIMUM_SHIFT = 2
 SHIFT_COST = 0.03
@@ -98,6 +102,8 @@ def find_path(search: Volume) -> CanalPath | None:
     )
     gain = np.where(score > 0, score - np.float32(NEUTRAL_SCORE), np.float32(-OFF_PATH_COST))
     gain[search.values > BONE_HU] = -BONE_COST
+    has_metal = search.values.max(axis=(1, 2)) > METAL_HU
+    gain[has_metal] = np.maximum(gain[has_metal], np.float32(-METAL_SLICE_COST))
     path = _best_column(gain[box])
     index = _without_sidestep(path) + np.array(low)
     mean_score = float(score[tuple(index.T)].mean())

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import numpy as np
 from scipy import ndimage
 
-from pipeline.canal import BONE_HU
+from pipeline.canal import BONE_HU, METAL_HU
 from pipeline.curve import SpinalCurve
 from pipeline.geometry import Float32, Float64, Volume
 from pipeline.levels import DISC_NAMES, Level
@@ -28,7 +28,6 @@ NARROW_PERCENTILE = 10.0
 # The middle of C2 above the C2/3 disc.
 C2_ABOVE_DISC_MM = 8.0
 # Streaks: metal anywhere near, or a canal that is not one tissue.
-METAL_HU = 2200.0
 METAL_REACH_MM = 30.0
 CANAL_SPREAD_HU = 100.0
 CANAL_CORE_MM = 4.0

@@ -1,4 +1,9 @@
-"""The mid-sagittal plane: where mirroring the bones of the neck changes them least."""
+"""The mid-sagittal plane: where mirroring the bones of the neck changes them least.
+
+A bent neck has no such plane. There the bones are mirrored in a surface that follows the canal to
+the side, which tells a bent spine from what is no spine; the plane is then the one the canal
+leaves least (docs/adr/0006-bent-necks.md).
+"""
 
 from __future__ import annotations
 
@@ -22,6 +27,9 @@ CLOUD_STEP_MM = 2.5
 ARC_MM = 130.0
 # Heads lie turned in their collar; beyond this a technician repositions.
 LARGEST_YAW_DEG = 25.0
+YAW_STEP_DEG = 5.0
+# Straight necks match their image in a plane by 0.64 to 0.9: below this, a bend is looked for.
+STRAIGHT_SYMMETRY = 0.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +70,29 @@ class MidsagittalPlane:
         return mirrored
 
 
-def find_plane(search: Volume, curve: SpinalCurve) -> tuple[MidsagittalPlane, float]:
-    """The plane of best mirror symmetry and the correlation it reaches.
+@dataclass(frozen=True)
+class Symmetry:
+    """The plane and how well the bones match their mirror images, 1 for perfectly.
+
+    Args:
+        plane: Best mirror plane; of a bent neck, the plane that its canal leaves least.
+        plane_match: Correlation with the image in the best mirror plane.
+        surface_match: Correlation with the image in the surface along the canal; NaN when a plane
+            was good enough.
+    """
+
+    plane: MidsagittalPlane
+    plane_match: float
+    surface_match: float
+
+    @property
+    def match(self) -> float:
+        """The better of both."""
+        return float(np.fmax(self.plane_match, self.surface_match))
+
+
+def find_plane(search: Volume, curve: SpinalCurve) -> Symmetry:
+    """The plane that halves the neck.
 
     Yaw, roll and offset are searched (Nelder-Mead) for the largest normalized cross-correlation
     between the bone around the curve and its mirror image.
@@ -71,23 +100,20 @@ def find_plane(search: Volume, curve: SpinalCurve) -> tuple[MidsagittalPlane, fl
     Args:
         search: Upright volume.
         curve: Centerline of the canal, 1 mm steps.
-
-    Returns:
-        The plane, and the correlation, 1 for a perfectly symmetric spine.
     """
-    reach = curve.between(0.0, ARC_MM).point_mm
-    bone = _bone(search, reach)
-    cloud = _cloud(curve)
+    reach = curve.between(0.0, ARC_MM)
+    bone = _bone(search, reach.point_mm)
+    cloud = _cloud(reach)
     own = sample(bone, cloud)
-    center = reach.mean(axis=0)
+    center = reach.point_mm.mean(axis=0)
 
     def asymmetry(parameters: Float64) -> float:
         plane = _plane(parameters, center)
         return -_correlation(own, sample(bone, plane.mirrored(cloud)))
 
     # A line through the curve tells the roll; yaw has no such hint and is tried in steps.
-    roll = np.degrees(np.arctan(np.polyfit(reach[:, 2], reach[:, 0], 1)[0]))
-    yaws = np.arange(-20.0, 21.0, 5.0)
+    roll = np.degrees(np.arctan(np.polyfit(reach.point_mm[:, 2], reach.point_mm[:, 0], 1)[0]))
+    yaws = np.arange(-20.0, 21.0, YAW_STEP_DEG)
     start = min((np.array([yaw, roll, 0.0]) for yaw in yaws), key=asymmetry)
     simplex = start + np.array([[0.0, 0, 0], [4, 0, 0], [0, 4, 0], [0, 0, 3]])
     found = optimize.minimize(
@@ -96,8 +122,47 @@ def find_plane(search: Volume, curve: SpinalCurve) -> tuple[MidsagittalPlane, fl
         method="Nelder-Mead",
         options={"initial_simplex": simplex, "xatol": 0.05, "fatol": 1e-4, "maxfev": 150},
     )
-    plane = _plane(np.asarray(found.x), center)
-    return plane, -float(found.fun)
+    plane, match = _plane(np.asarray(found.x), center), -float(found.fun)
+    if match >= STRAIGHT_SYMMETRY:
+        return Symmetry(plane, match, float("nan"))
+    yaw_deg, surface_match = _surface_yaw(bone, reach)
+    if surface_match > match:
+        plane = _plane_along(reach.point_mm, yaw_deg)
+    return Symmetry(plane, match, surface_match)
+
+
+def _surface_yaw(bone: Volume, reach: SpinalCurve) -> tuple[float, float]:
+    """Turn in degrees that halves the spine best along its own curve, and the match."""
+    points, down = (values[:: int(CLOUD_STEP_MM)] for values in (reach.point_mm, reach.down))
+    offsets = _offsets()
+    own = sample(bone, points[:, None] + offsets)
+    yaws = np.arange(-LARGEST_YAW_DEG, LARGEST_YAW_DEG + 0.1, YAW_STEP_DEG)
+    matches = np.empty(yaws.size)
+    for number, yaw in enumerate(np.radians(yaws)):
+        normal = np.array([-np.cos(yaw), np.sin(yaw), 0.0])
+        normals = normal - (down @ normal)[:, None] * down
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+        across = offsets @ normals.T
+        image = points[:, None] + offsets - 2 * across.T[:, :, None] * normals[:, None]
+        matches[number] = _correlation(own, sample(bone, image))
+    best = int(matches.argmax())
+    if not 0 < best < yaws.size - 1:
+        return float(yaws[best]), float(matches[best])
+    # The top of the parabola through the best step and its neighbors.
+    before, top, after = matches[best - 1 : best + 2]
+    shift = (before - after) / (2 * (before - 2 * top + after))
+    return float(yaws[best] + shift * YAW_STEP_DEG), float(top)
+
+
+def _plane_along(point_mm: Float64, yaw_deg: float) -> MidsagittalPlane:
+    """The plane of a given yaw along a curve, as far from it on one side as on the other."""
+    yaw = np.radians(yaw_deg)
+    right_mm = point_mm @ np.array([-np.cos(yaw), np.sin(yaw), 0.0])
+    roll_deg = -np.degrees(np.arctan(np.polyfit(point_mm[:, 2], right_mm, 1)[0]))
+    through = _plane(np.array([yaw_deg, roll_deg, 0.0]), point_mm.mean(axis=0))
+    aside_mm = through.distance_mm(point_mm)
+    middle = (float(aside_mm.min()) + float(aside_mm.max())) / 2
+    return MidsagittalPlane(through.point_mm + middle * through.normal, through.normal)
 
 
 def _plane(parameters: Float64, center_mm: Float64) -> MidsagittalPlane:
@@ -115,18 +180,21 @@ def _bone(search: Volume, around_mm: Float64) -> Volume:
     return Volume(np.clip(part.values, *CLIP_HU), part.grid, part.frame_of_reference_uid)
 
 
-def _cloud(curve: SpinalCurve) -> Float64:
-    """Points around the curve that are compared with their mirror images, ``(n, 3)``.
+def _cloud(reach: SpinalCurve) -> Float64:
+    """Points around the curve that are compared with their mirror images, ``(n, 3)``."""
+    points = reach.point_mm[:: int(CLOUD_STEP_MM)]
+    return np.asarray(points[:, None] + _offsets()).reshape(-1, 3)
+
+
+def _offsets() -> Float64:
+    """Where bone is compared around a point of the curve, ``(n, 3)`` mm.
 
     Laid out along the patient's own axes, not along a plane that is still to be found.
     """
-    points = curve.between(0.0, ARC_MM).point_mm[:: int(CLOUD_STEP_MM)]
     right = np.arange(-LATERAL_MM, LATERAL_MM + 0.1, CLOUD_STEP_MM)
     front = np.arange(-BEHIND_MM, FRONT_MM + 0.1, CLOUD_STEP_MM)
-    offsets = (
-        right[:, None, None] * RIGHT + front[None, :, None] * np.array([0.0, -1.0, 0.0])
-    ).reshape(-1, 3)
-    return np.asarray(points[:, None] + offsets[None]).reshape(-1, 3)
+    offsets = right[:, None, None] * RIGHT + front[None, :, None] * np.array([0.0, -1.0, 0.0])
+    return np.asarray(offsets).reshape(-1, 3)
 
 
 def _correlation(one: Float32, other: Float32) -> float:

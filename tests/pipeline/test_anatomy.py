@@ -6,21 +6,19 @@ read it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-
 import numpy as np
 import pytest
-from scipy.spatial import cKDTree
 
 from pipeline.anatomy import Anatomy, find_anatomy
 from pipeline.errors import Declined
-from pipeline.geometry import Float64, Grid, Volume
+from pipeline.evaluation import gate, perturbed
+from pipeline.geometry import Grid, Volume
 from pipeline.levels import Anchor, best_chain
+from pipeline.motion import largest_jump
+from pipeline.phantom import Region, ct_series, patient
+from pipeline.sampling import average_blocks
 from pipeline.symmetry import MidsagittalPlane
 from pipeline.volume import CTSeries
-from tests.pipeline import perturbed
-from tests.pipeline.perturbed import Perturbed
 
 # Read by eye on the straightened spine: height of each disc in the canal, LPS z in mm.
 DISC_Z_MM = {
@@ -45,12 +43,18 @@ CANAL_AP_MM = {
 
 @pytest.fixture(scope="module")
 def ct(neck_series: CTSeries) -> Volume:
-    return neck_series.volume
+    """At 1.08 mm, near the coarsest that passes: a third of the time, the same findings."""
+    return average_blocks(neck_series.volume, (1, 2, 2))
 
 
 @pytest.fixture(scope="module")
 def anatomy(ct: Volume) -> Anatomy:
     return find_anatomy(ct)
+
+
+@pytest.fixture(scope="module")
+def disturbed(ct: Volume, anatomy: Anatomy) -> dict[str, gate.Case]:
+    return gate.cases(ct, anatomy)
 
 
 def declined(volume: Volume) -> Declined:
@@ -63,14 +67,15 @@ def declined(volume: Volume) -> Declined:
 
 
 @pytest.mark.data
-def test_discs_and_diameters_of_the_real_neck(anatomy: Anatomy) -> None:
-    assert anatomy.levels_confirmed
-    assert anatomy.warnings == ()
-    found = {level.name: level.position_mm[2] for level in anatomy.levels}
-    assert found.keys() == DISC_Z_MM.keys()
-    assert all(abs(found[name] - z) <= 2.0 for name, z in DISC_Z_MM.items())
-    assert anatomy.canal_ap_mm.keys() == CANAL_AP_MM.keys()
-    assert all(abs(anatomy.canal_ap_mm[name] - mm) <= 1.0 for name, mm in CANAL_AP_MM.items())
+def test_discs_and_diameters_of_the_real_neck(neck_series: CTSeries) -> None:
+    found = find_anatomy(neck_series.volume)
+    assert found.levels_confirmed
+    assert found.warnings == ()
+    heights = {level.name: level.position_mm[2] for level in found.levels}
+    assert heights.keys() == DISC_Z_MM.keys()
+    assert all(abs(heights[name] - z) <= 2.0 for name, z in DISC_Z_MM.items())
+    assert found.canal_ap_mm.keys() == CANAL_AP_MM.keys()
+    assert all(abs(found.canal_ap_mm[name] - mm) <= 1.0 for name, mm in CANAL_AP_MM.items())
 
 
 @pytest.mark.data
@@ -88,116 +93,119 @@ def test_the_centerline_runs_down_the_canal(ct: Volume, anatomy: Anatomy) -> Non
     assert len(line) > 200
 
 
-def _like_the_original(found: Anatomy, change: Perturbed, original: Anatomy) -> None:
-    line, _ = cKDTree(change.back(found.centerline_mm)).query(original.centerline_mm[20:130])
-    assert line.mean() <= 0.8
-    normal = np.linalg.inv(change.motion)[:3, :3] @ found.plane.normal
-    angle = np.degrees(np.arccos(np.clip(normal @ original.plane.normal, -1, 1)))
-    assert angle <= 1.0
-    positions = {level.name: level.position_mm for level in original.levels}
-    for level in found.levels:
-        assert np.linalg.norm(change.back(level.position_mm) - positions[level.name]) <= 2.6
-    for vertebra, mm in found.canal_ap_mm.items():
-        assert abs(mm - original.canal_ap_mm[vertebra]) <= 2.2
-
-
-ACCEPTED: dict[str, Callable[[Volume], Perturbed]] = {
-    **{
-        f"{axis} {degrees}": (
-            lambda ct, axis=axis, degrees=degrees: perturbed.turned(ct, axis, degrees)
-        )
-        for axis in "xyz"
-        for degrees in (-15, 10)
-    },
-    "100 HU noise": lambda ct: perturbed.noisy(ct, 100),
-    "2 mm slices": lambda ct: perturbed.thicker(ct, 2),
-    "3 mm slices": lambda ct: perturbed.thicker(ct, 3),
-    "spine only": lambda ct: perturbed.cut(ct, x_mm=(-50, 50), y_mm=(-230, -50)),
-    "gantry 18.5": lambda ct: perturbed.gantry_tilted(ct, 18.5),
-    "gantry -18.5": lambda ct: perturbed.gantry_tilted(ct, -18.5),
-    "without skull": lambda ct: perturbed.cut(ct, z_mm=(530, 735)),
+# Limits of the angle of the plane, where a bend or a twist has no one right plane.
+ACCEPTED = {
+    "turned -15° about x": 1.0,
+    "turned +10° about y": 1.0,
+    "turned -15° about z": 1.0,
+    "100 HU of noise": 1.0,
+    "3 mm slices": 1.0,
+    "spine only": 1.0,
+    "gantry tilt +18.5°": 1.0,
+    "scanned feet first": 0.1,
+    "bent by 20 mm": 10.0,
+    "twisted by 30°": 15.0,
+    "dental metal": 2.0,
+    "without skull": 1.0,
 }
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("disturb", ACCEPTED.values(), ids=ACCEPTED.keys())
+@pytest.mark.parametrize(("name", "plane_deg"), ACCEPTED.items(), ids=ACCEPTED.keys())
 def test_the_real_neck_disturbed(
-    ct: Volume, anatomy: Anatomy, disturb: Callable[[Volume], Perturbed]
+    anatomy: Anatomy, disturbed: dict[str, gate.Case], name: str, plane_deg: float
 ) -> None:
-    change = disturb(ct)
+    change = disturbed[name]()
     found = find_anatomy(change.volume)
     assert found.levels_confirmed
-    _like_the_original(found, change, anatomy)
+    apart = gate.deviation(found, change, anatomy)
+    assert apart.line_mm <= 0.8
+    assert apart.plane_deg <= plane_deg
+    assert apart.disc_mm <= 2.6
+    assert apart.ap_mm <= 2.2
+    assert any("bent" in warning for warning in found.warnings) == name.startswith("bent")
 
 
 @pytest.mark.data
-def test_no_diameter_beside_metal(ct: Volume, anatomy: Anatomy) -> None:
-    screws = np.array([level.position_mm for level in anatomy.levels[1:5]])
-    change = perturbed.screwed(ct, screws)
+def test_no_diameter_and_no_step_beside_metal(
+    anatomy: Anatomy, disturbed: dict[str, gate.Case]
+) -> None:
+    change = disturbed["screws C4 to C7"]()
     found = find_anatomy(change.volume)
-    _like_the_original(found, change, anatomy)
+    apart = gate.deviation(found, change, anatomy)
+    assert max(apart.line_mm, apart.plane_deg) <= 1.0
+    assert apart.disc_mm <= 2.6
     assert {"C4", "C5", "C6"} <= found.canal_ap_withheld.keys()
     assert "metal" in found.canal_ap_withheld["C5"]
     assert any("withheld" in warning for warning in found.warnings)
 
 
 @pytest.mark.data
-def test_levels_without_ribs_are_unconfirmed(ct: Volume) -> None:
-    found = find_anatomy(perturbed.cut(ct, z_mm=(622, 900)).volume)
+@pytest.mark.parametrize("name", ["without ribs", "size 0.7 (child)"])
+def test_levels_that_cannot_be_counted_are_unconfirmed(
+    disturbed: dict[str, gate.Case], name: str
+) -> None:
+    found = find_anatomy(disturbed[name]().volume)
     assert not found.levels_confirmed
     assert any("unconfirmed" in warning for warning in found.warnings)
 
 
-DECLINED: dict[str, tuple[Callable[[Volume], Perturbed], str]] = {
-    "5 mm slices": (lambda ct: perturbed.thicker(ct, 5), "slices.coarse"),
-    "head to C1": (lambda ct: perturbed.cut(ct, z_mm=(735, 900)), "canal.short"),
-    "head to C5": (lambda ct: perturbed.cut(ct, z_mm=(660, 900)), "coverage.short"),
-    "from C2 down": (lambda ct: perturbed.cut(ct, z_mm=(0, 720)), "coverage.no_anchor"),
-    "from C3 down": (lambda ct: perturbed.cut(ct, z_mm=(0, 695)), "coverage.no_anchor"),
-    "chest": (lambda ct: perturbed.cut(ct, z_mm=(0, 640)), "coverage.no_anchor"),
-    "front to back": (lambda ct: perturbed.flipped(ct, [1]), "canal.bodies"),
-    "upside down": (lambda ct: perturbed.flipped(ct, [0]), "skull.caudal"),
-    "without intercept": (lambda ct: perturbed.rescaled(ct, 1, 1024), "hu.scale"),
-    "density map": (lambda ct: perturbed.rescaled(ct, 0.1, 0), "hu.scale"),
+DECLINED = {
+    "5 mm slices": "slices.coarse",
+    "size 2": "pixels.coarse",
+    "size 0.5": "canal.ring",
+    "head alone": "canal.short",
+    "head to C5": "coverage.short",
+    "from C3 down": "coverage.no_anchor",
+    "header: front for back": "canal.bodies",
+    "header: head for feet": "skull.caudal",
+    "HU without intercept": "hu.scale",
+    "HU 1000 too low": "hu.scale",
+    "HU halved": "hu.scale",
+    "HU doubled": "hu.scale",
+    "moved by 4 mm": "motion",
+    "bent by 30 mm": "canal.bent",
 }
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("spoil", "code"), DECLINED.values(), ids=DECLINED.keys())
-def test_the_real_neck_spoiled(ct: Volume, spoil: Callable[[Volume], Perturbed], code: str) -> None:
-    assert declined(spoil(ct).volume).code == code
+@pytest.mark.parametrize(("name", "code"), DECLINED.items(), ids=DECLINED.keys())
+def test_the_real_neck_spoiled(disturbed: dict[str, gate.Case], name: str, code: str) -> None:
+    assert declined(disturbed[name]().volume).code == code
 
 
-@cache
-def phantom_ct(seed: int, region: str) -> Volume:
-    from pipeline.phantom import Region, ct_series, patient
-
-    person = patient(seed)
-    return ct_series(person, spacing_mm=(1.5, 1.0, 1.0), region=Region(region))
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2, 4, 5])
-def test_phantoms_are_necks(seed: int) -> None:
-    from pipeline.phantom import patient
-    from pipeline.phantom.landmarks import centerline_mm, discs_mm
-
-    found = find_anatomy(phantom_ct(seed, "neck"))
-    line, _ = cKDTree(centerline_mm(patient(seed), 1.0)).query(found.centerline_mm[40:])
-    assert np.median(line) <= 2.0
-    truth = discs_mm(patient(seed))
-    for level in found.levels:
-        assert abs(_height_apart_mm(found, level.position_mm, truth[level.name])) <= 4.0
+@pytest.mark.data
+def test_a_neck_turned_right_round_is_declined(ct: Volume, anatomy: Anatomy) -> None:
+    line = anatomy.centerline_mm
+    change = perturbed.twisted(ct, 90, np.array([line[0], line[120]]))
+    assert declined(change.volume).code == "canal.symmetry"
 
 
-def _height_apart_mm(found: Anatomy, one: Float64, other: Float64) -> float:
-    """Difference of heights along the canal: where each is nearest to the centerline."""
-    tree = cKDTree(found.centerline_mm)
-    return float(tree.query(one)[1] - tree.query(other)[1])
+@pytest.mark.data
+def test_a_bone_that_jumps_alone_is_no_motion(ct: Volume, anatomy: Anatomy) -> None:
+    """A dislocation moves the spine and leaves the skin where it is."""
+    line = anatomy.centerline_mm
+    moved = perturbed.moved(ct, 4, (float(line[80, 2]), float(line[50, 2]))).volume
+    assert largest_jump(moved, line[:130])[0] == pytest.approx(4, abs=0.5)
+    rows, columns = np.indices(ct.grid.shape[1:])
+    spine = ct.grid.to_index(line[65])
+    is_spine = np.hypot(rows - spine[1], columns - spine[2]) * ct.grid.spacing_mm[1] < 30
+    spine_alone = Volume(np.where(is_spine, moved.values, ct.values), ct.grid, "1")
+    assert largest_jump(spine_alone, line[:130])[0] == 0.0
+
+
+def test_a_phantom_is_a_neck() -> None:
+    found = gate.on_phantom(4, (2.0, 1.2, 1.2))
+    assert not found.declined
+    assert found.line_mm <= 2.0
+    assert found.disc_mm.keys() >= {"C2/3", "C7/T1"}
+    assert all(abs(mm) <= 4.0 for mm in found.disc_mm.values())
 
 
 @pytest.mark.parametrize("region", ["head_only", "chest", "lumbar"])
 def test_phantoms_of_other_regions_are_declined(region: str) -> None:
-    assert declined(phantom_ct(0, region)).code in {
+    body = ct_series(patient(0), spacing_mm=(3.0, 1.2, 1.2), region=Region(region))
+    assert declined(body).code in {
         "canal.absent",
         "canal.short",
         "coverage.no_anchor",

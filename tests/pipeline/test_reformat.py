@@ -7,13 +7,13 @@ import pytest
 
 from pipeline.anatomy import Anatomy, Coverage, find_anatomy
 from pipeline.errors import Declined
+from pipeline.evaluation import perturbed
 from pipeline.geometry import Float64, Grid, Volume
 from pipeline.levels import Level
 from pipeline.reformat import STACK_SHAPE, STACK_SPACING_MM, sagittal_stack, stack_grid
 from pipeline.sampling import average_blocks, sample, upright
 from pipeline.symmetry import MidsagittalPlane
 from pipeline.volume import CTSeries
-from tests.pipeline import perturbed
 
 
 def plane(yaw_deg: float = 0.0, roll_deg: float = 0.0) -> MidsagittalPlane:
@@ -128,9 +128,15 @@ def test_blocks_are_averaged_about_their_centers() -> None:
     assert np.allclose(coarse.values, centers @ np.array([1.0, 2, 3]), atol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def found(neck_series: CTSeries) -> Anatomy:
+    return find_anatomy(neck_series.volume)
+
+
 @pytest.mark.data
-def test_the_real_neck_is_the_same_stack_from_a_tilted_gantry(neck_series: CTSeries) -> None:
-    found = find_anatomy(neck_series.volume)
+def test_the_real_neck_is_the_same_stack_from_a_tilted_gantry(
+    neck_series: CTSeries, found: Anatomy
+) -> None:
     upright_stack = sagittal_stack(neck_series.volume, found)
     tilted_ct = perturbed.gantry_tilted(neck_series.volume, 18.5).volume
     tilted_stack = sagittal_stack(tilted_ct, found)
@@ -141,8 +147,9 @@ def test_the_real_neck_is_the_same_stack_from_a_tilted_gantry(neck_series: CTSer
 
 
 @pytest.mark.data
-def test_the_midline_slice_shows_the_canal_from_end_to_end(neck_series: CTSeries) -> None:
-    found = find_anatomy(neck_series.volume)
+def test_the_midline_slice_shows_the_canal_from_end_to_end(
+    neck_series: CTSeries, found: Anatomy
+) -> None:
     stack = sagittal_stack(neck_series.volume, found)
     index = stack.grid.to_index(found.centerline_mm)
     in_rows = (index[:, 1] > 0) & (index[:, 1] < 255)
