@@ -295,6 +295,23 @@ def bench_journey(
     timing.journey(ct_folder, out, samples, as_json)
 
 
+@bench_app.command("synthesis")
+def bench_synthesis(
+    model: ModelOption = None,
+    slices: Annotated[int, typer.Option(min=1, help="Of the stack.")] = 15,
+    samples: Annotated[int, typer.Option(min=0, help="Size of the ensemble.")] = 8,
+    sd_steps: Annotated[
+        int, typer.Option("--sd-steps", min=1, help="Of Stable Diffusion to measure, of 25.")
+    ] = 2,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Seconds and memory of the built-in model beside a Stable Diffusion 1.5."""
+    from node.commands import benching
+
+    benching.synthesis(model, slices, samples, sd_steps, device, as_json)
+
+
 def main() -> None:
     """Run the command line; every error ends in one of the exit codes."""
     try:
