@@ -1,0 +1,212 @@
+"""Places, bone edges, CT features, limits: what a synthesis is judged by without a truth."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from pipeline import fidelity, labeling
+from pipeline.bone_edges import edge_agreement
+from pipeline.contrast import ALL_CONTRASTS, Contrast, SeriesKind
+from pipeline.ct_features import ct_features
+from pipeline.errors import Declined
+from pipeline.fidelity import Fidelity, foot_notes, measure_fidelity
+from pipeline.geometry import Float32
+from pipeline.phantom import Tissue
+from pipeline.places import Region
+from pipeline.reference import Limit, Reference
+from pipeline.support import support_map
+from pipeline.synthesis import Synthesis
+from tests.pipeline.test_support import calibration
+from tests.pipeline.toy_spine import (
+    BODY_COLUMNS,
+    CANAL_COLUMN,
+    FIRST_DISC,
+    LEVEL_ROWS,
+    SHAPE,
+    toy_spine,
+)
+
+TOY = toy_spine()
+FEATURES = ct_features(TOY.stack.values[1:4])
+
+
+def synthesis(doubt: float = 0.1, t2: Float32 | None = None) -> Synthesis:
+    """The toy's own truth as the image, with the same doubt everywhere."""
+    wide = np.full(SHAPE, doubt, dtype=np.float32)
+    spread, doubts = (dict.fromkeys(ALL_CONTRASTS, v) for v in (wide / 4, wide))
+    return Synthesis(
+        images={Contrast.T2: TOY.pair.t2 if t2 is None else t2, Contrast.STIR: TOY.pair.stir},
+        spread=spread,
+        doubt=doubts,
+        support=support_map(spread, doubts, calibration()),
+        grid=TOY.stack.grid,
+        frame_of_reference_uid="2.25.7",
+        seed=0,
+        samples=8,
+        device="cpu",
+        dtype="float32",
+        model_name="toy",
+        model_version="0",
+        model_digest="a" * 64,
+        timings_s={},
+    )
+
+
+def reference(**limits: Limit) -> Reference:
+    """Usual is what the toy is."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {name: value + rng.normal(0, 1) for name, value in FEATURES.items()} for _ in range(200)
+    ]
+    usual = {"edge_dice": Limit(0.95, 0.9, 0.85, 1.0), "unsupported.canal": Limit(0.1, 0.3, 0, 1)}
+    found = Reference.measured(rows, dict.fromkeys(FEATURES, 0.1), {**usual, **limits}, 20)
+    distances = [found.distance(row) for row in rows]
+    own = {"distance": Limit.of(distances, is_low_bad=False)} | dict(found.limits)
+    return dataclasses.replace(found, limits=own)
+
+
+def measured(synthetic: Synthesis, usual: Reference | None = None) -> Fidelity:
+    return measure_fidelity(TOY.stack, synthetic, TOY.places, usual)
+
+
+# --- places ----------------------------------------------------------------------------------
+
+
+def test_regions_lie_where_the_toy_has_them() -> None:
+    places, labels = TOY.places, TOY.pair.labels
+    columns = {region: np.nonzero(places.region(region))[2] for region in Region}
+    assert np.isin(labels[places.region(Region.CANAL)], (Tissue.CSF, Tissue.CORD)).all()
+    assert (labels[places.region(Region.DISCS)] == Tissue.ANNULUS).mean() > 0.9
+    assert (columns[Region.PREVERTEBRAL] < BODY_COLUMNS[0]).all()
+    assert (columns[Region.PREVERTEBRAL] > BODY_COLUMNS[0] - 10).all()
+    assert (columns[Region.INTERSPINOUS] > CANAL_COLUMN + 10).all()
+    assert (labels[places.region(Region.INTERSPINOUS)] == Tissue.MUSCLE).mean() > 0.9
+
+
+def test_vertebrae_are_named_from_the_discs_around_them() -> None:
+    assert TOY.places.names == ("C3", "C4", "C5", "C6", "C7", "T1")
+    for number, name in enumerate(TOY.places.names):
+        rows = np.nonzero(TOY.places.vertebra(name))[1]
+        middle = FIRST_DISC + (number + 0.5) * LEVEL_ROWS
+        assert abs(rows.mean() - middle) < 1
+
+
+# --- bone edges ------------------------------------------------------------------------------
+
+
+def test_edges_agree_where_the_rim_lies_on_the_cortex_and_not_when_it_is_moved() -> None:
+    def dice(t2: Float32) -> float:
+        found = edge_agreement(TOY.stack.values, t2, TOY.places, 0.75)
+        assert set(found) == set(TOY.places.names)
+        return float(np.median([one.dice for one in found.values()]))
+
+    assert dice(TOY.pair.t2) > 0.9
+    assert dice(np.roll(TOY.pair.t2, 4, axis=1)) < 0.7
+    assert dice(np.full(SHAPE, 0.5, dtype=np.float32)) < 0.1
+
+
+def test_a_vertebra_without_bone_is_left_out() -> None:
+    ct = TOY.stack.values.copy()
+    ct[TOY.places.vertebra("C5")] = 50
+    found = edge_agreement(ct, TOY.pair.t2, TOY.places, 0.75)
+    assert set(found) == {"C3", "C4", "C6", "C7", "T1"}
+
+
+# --- features and limits ---------------------------------------------------------------------
+
+
+def test_features_tell_noise_blur_offset_and_metal() -> None:
+    plain = TOY.stack.values[1:4]
+    assert 10 ** FEATURES["log_noise_hu"] == pytest.approx(8, rel=0.1)
+    blurred = ct_features(ndimage.gaussian_filter(plain, (0, 2, 2)))
+    assert blurred["log_edge_hu"] < FEATURES["log_edge_hu"] - 0.2
+    assert ct_features(plain + 10)["soft_hu"] == pytest.approx(FEATURES["soft_hu"] + 10, abs=2)
+    metal = plain.copy()
+    metal[1, 50:60, 50:60] = 3071
+    assert ct_features(metal)["log_metal_share"] > FEATURES["log_metal_share"] + 0.5
+    air = np.full_like(plain, -1000)
+    assert all(np.isfinite(value) for value in ct_features(air).values())
+
+
+def test_the_distance_is_about_the_root_of_the_number_of_features() -> None:
+    usual = reference()
+    assert usual.distance(dict(zip(usual.features, usual.mean, strict=True))) < 1e-6
+    assert usual.limits["distance"].median == pytest.approx(len(FEATURES) ** 0.5, rel=0.15)
+
+
+def test_a_limit_lies_on_the_bad_side() -> None:
+    values = np.linspace(1, 2, 101)
+    high = Limit.of(list(values), is_low_bad=False)
+    low = Limit.of(list(values), is_low_bad=True)
+    assert low.decline < low.warning < 1.5 < high.warning < high.decline
+    assert high.is_beyond(3, high.warning)
+    assert low.is_beyond(0, low.warning)
+    assert not high.is_beyond(0, high.warning)
+
+
+# --- the record ------------------------------------------------------------------------------
+
+
+def test_what_is_usual_is_accepted() -> None:
+    found = measured(synthesis(), reference())
+    assert found.verdict == "accepted"
+    assert found.warnings == ()
+    found.check()
+    assert set(found.regions) == set(Region)
+    canal = found.regions[Region.CANAL]
+    assert canal.half_width[Contrast.T2] == pytest.approx(0.1)
+    assert canal.unsupported == 0
+    assert foot_notes(found) == ("UNSUPPORTED (9003): canal 0%, discs 0%, ligaments 0%",)
+
+
+def test_an_uncalibrated_model_is_not_judged() -> None:
+    bare = dataclasses.replace(synthesis(), support=None)
+    found = measured(bare)
+    assert found.verdict.startswith("not judged")
+    assert foot_notes(found) == ("SUPPORT BY THE CT NOT KNOWN",)
+
+
+def test_a_doubtful_canal_is_a_warning_with_value_limit_and_remedy() -> None:
+    found = measured(synthesis(doubt=0.3), reference())
+    assert found.verdict.startswith("warning: unsupported share of canal 1; expected at most 0.3")
+    assert "series 9003" in found.verdict
+    found.check()
+    assert foot_notes(found)[1] == "WARNING canal unsupported: share 1 > 0.3"
+    # it fits into the margin
+    pixels = np.zeros(SHAPE, dtype=np.uint16)
+    labeling.mark(pixels, SeriesKind.T2, (), foot_notes(found))
+
+
+def test_another_patients_picture_is_declined() -> None:
+    flat = synthesis(t2=np.full(SHAPE, 0.5, dtype=np.float32))
+    found = measured(flat, reference())
+    assert found.verdict.startswith("declined: agreement of bone edges")
+    with pytest.raises(Declined) as declined:
+        found.check()
+    assert declined.value.code == "fidelity.edge_dice"
+    assert "at least" in declined.value.expected
+
+
+def test_a_ct_unlike_any_is_declined_and_comes_first() -> None:
+    usual = reference()
+    far = {name: value + 60 for name, value in FEATURES.items()}
+    assert usual.distance(far) > usual.limits["distance"].decline
+    moved = dataclasses.replace(usual, mean=tuple(far[name] for name in usual.features))
+    with pytest.raises(Declined) as declined:
+        measured(synthesis(doubt=0.3), moved).check()
+    assert declined.value.code == "fidelity.distance"
+
+
+def test_every_figure_has_words_and_the_longest_warning_fits_the_margin() -> None:
+    found = measured(synthesis(), reference())
+    pixels = np.zeros(SHAPE, dtype=np.uint16)
+    assert len(found.figures) == 3 + 2 * len(Region)
+    for name in found.figures:
+        excess = fidelity.Excess(name, 0.8765, 0.1234, False)
+        assert excess.short.isascii()
+        worst = dataclasses.replace(found, excesses=(excess,) * 11)
+        labeling.mark(pixels, SeriesKind.T2, (), foot_notes(worst))
