@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import io
 import os
 import signal
@@ -18,6 +19,9 @@ from node.audit import verify
 from node.journey import Journey, look
 from node.ledger import Ledger
 from node.loopback import LOOPBACK, LocalNode
+from pipeline.contrast import SeriesKind
+from pipeline.support import Calibration
+from pipeline.synthesis import BUILT_IN
 from tests.peers import Orthanc, wait_until
 
 # A synthesis takes seconds; a machine that also runs other tests may need minutes.
@@ -31,6 +35,13 @@ class Arrived:
     datasets: list[Dataset]
     tags: list[dict[str, Any]]
     description: str
+
+
+def expected_kinds() -> list[str]:
+    """Of the series that the built-in model makes: a support map when it is calibrated."""
+    with importlib.resources.as_file(importlib.resources.files("pipeline")) as package:
+        is_calibrated = Calibration.load(package / BUILT_IN) is not None
+    return [kind for kind in SeriesKind if is_calibrated or kind is not SeriesKind.SUPPORT]
 
 
 def destination(port: int, name: str = "pacs", ae_title: str = "ORTHANC") -> dict[str, Any]:

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
-from pipeline.contrast import ALL_CONTRASTS
 from tests.journey.conftest import PhantomFolder
+from tests.journey.observing import expected_kinds
 
 pytestmark = pytest.mark.journey
 
@@ -42,10 +42,10 @@ def test_demo_then_reproduce(phantom_ct: PhantomFolder, tmp_path: Path) -> None:
     assert series["state"] == "committed"
 
     results = sorted((folder / "dicom").rglob("*.dcm"))
-    assert len(results) == report["instances"] == 15 * len(ALL_CONTRASTS)
+    assert len(results) == report["instances"] == 15 * len(expected_kinds())
     with Image.open(folder / "picture.png") as picture:
-        # CT and two contrasts beside each other; there is no truth for a folder of one's own.
-        assert picture.width > 3 * dcmread(results[0]).Columns
+        # CT and every series beside each other; there is no truth for a folder of one's own.
+        assert picture.width > (1 + len(expected_kinds())) * dcmread(results[0]).Columns
     (story,) = json.loads((folder / "provenance.json").read_text())
     recorded = {one["sop_instance_uid"] for one in story["syntheses"][0]["outputs"]}
     assert recorded == {str(dcmread(path).SOPInstanceUID) for path in results}

@@ -1,16 +1,34 @@
-"""What stands on the border of the slices beside the mark."""
+"""What is made of a stack: series, what stands on their border beside the mark, and the record."""
 
 from __future__ import annotations
 
-import numpy as np
+import dataclasses
+import io
+import json
+from pathlib import Path
 
-from node.computing import side_notes
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+
+from node.computing import LEGEND, judged, real_stages, side_notes
+from node.picture import _unsupported
+from node.stages import Order
+from node.workfiles import Prepared, WorkFiles
 from pipeline import labeling
 from pipeline.anatomy import Anatomy, Coverage
-from pipeline.contrast import Contrast
+from pipeline.contrast import ALL_CONTRASTS, SeriesKind
+from pipeline.errors import Declined
 from pipeline.levels import Level
 from pipeline.reformat import STACK_SHAPE, stack_grid
 from pipeline.symmetry import MidsagittalPlane
+from pipeline.synthesis import Model, load_model, synthesize
+from tests.label_contract import assert_label_contract
+from tests.pipeline.models import save_tiny
+from tests.pipeline.test_fidelity import reference
+from tests.pipeline.test_secondary_capture import ct_headers, identity_of
+from tests.pipeline.test_support import calibration
+from tests.pipeline.toy_spine import toy_spine
 
 NAMES = ("C2/3", "C3/4", "C4/5", "C5/6", "C6/7", "C7/T1", "T1/2")
 
@@ -39,7 +57,109 @@ def test_unconfirmed_levels_are_not_named_but_said_to_be_so_on_every_slice() -> 
     notes = side_notes(found, stack_grid(found))
     assert "".join(text for _, text in notes) == "levelsuncon-firmed"
     pixels = np.zeros(STACK_SHAPE, dtype=np.uint16)
-    marked = labeling.mark(pixels, Contrast.T2, notes)
-    plain = labeling.mark(pixels, Contrast.T2)
+    marked = labeling.mark(pixels, SeriesKind.T2, notes)
+    plain = labeling.mark(pixels, SeriesKind.T2)
     assert all((one != other).any() for one, other in zip(marked, plain, strict=True))
-    assert labeling.has_mark(marked, Contrast.T2)
+    assert labeling.has_mark(marked, SeriesKind.T2)
+
+
+# --- from the stack to the instances ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def headers() -> list[Dataset]:
+    return ct_headers(FrameOfReferenceUID="2.25.7")
+
+
+@pytest.fixture(scope="module")
+def prepared(headers: list[Dataset]) -> Prepared:
+    toy = toy_spine()
+    uids = tuple(str(ds.SOPInstanceUID) for ds in headers)
+    return Prepared(toy.stack, toy.places, uids, {}, (), ((40, "C2/3"),), {})
+
+
+@pytest.fixture(scope="module")
+def order(headers: list[Dataset]) -> Order:
+    return Order(identity_of(headers), "2026-03-04T05:06:07+00:00", 2)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """With random weights and no calibration."""
+    return load_model(save_tiny(tmp_path_factory.mktemp("tiny")), "cpu")
+
+
+def packaged(
+    model: Model, prepared: Prepared, order: Order, headers: list[Dataset], folder: Path
+) -> list[Dataset]:
+    """Through every stage, and through the work folder between them."""
+    stages = real_stages(model)
+    files = WorkFiles(folder, order.identity.job_id, 1)
+    files.save_prepared(prepared)
+    loaded = files.load_prepared()
+    assert loaded is not None
+    np.testing.assert_array_equal(loaded.places.regions, prepared.places.regions)
+    files.save_made(stages.synthesize(loaded, order))
+    made = files.load_made()
+    assert made is not None
+    json.dumps(made.facts, allow_nan=False)
+    return [
+        dcmread(io.BytesIO(one.content)) for one in stages.package(made, loaded, headers, order)
+    ]
+
+
+def test_an_uncalibrated_model_makes_two_series_and_says_so(
+    model: Model, prepared: Prepared, order: Order, headers: list[Dataset], tmp_path: Path
+) -> None:
+    results = packaged(model, prepared, order, headers, tmp_path)
+    assert_label_contract(results, headers)
+    assert {ds.ImageType[4] for ds in results} == {"T2", "STIR"}
+    assert "SUPPORT BY THE CT NOT KNOWN" in results[0].ImageComments
+    made = real_stages(model).synthesize(prepared, order)
+    assert any("not calibrated" in warning for warning in made.warnings)
+    assert made.facts["fidelity"]["verdict"].startswith("not judged")
+
+
+def test_a_calibrated_model_makes_the_support_map_too(
+    model: Model, prepared: Prepared, order: Order, headers: list[Dataset], tmp_path: Path
+) -> None:
+    known = dataclasses.replace(model, calibration=calibration(4.0))
+    results = packaged(known, prepared, order, headers, tmp_path)
+    assert_label_contract(results, headers)
+    by_kind = {
+        kind: [ds for ds in results if ds.ImageType[4] == kind] for kind in ("T2", "SUPPORT")
+    }
+    assert len(results) == 3 * len(by_kind["SUPPORT"])
+    assert {ds.SeriesNumber for ds in by_kind["SUPPORT"]} == {9003}
+    assert LEGEND in by_kind["SUPPORT"][0].ImageComments
+    assert "UNSUPPORTED (9003)" in by_kind["T2"][0].ImageComments
+    support = synthesize(prepared.stack, known, seed=order.identity.seed, samples=2).support
+    assert support is not None
+    share = support.unsupported.mean()
+    assert 0 < share < 1
+    for index, pair in enumerate(zip(by_kind["T2"], by_kind["SUPPORT"], strict=True)):
+        covered = _unsupported(pair)
+        assert covered is not None
+        told = labeling.unmarked(covered)
+        # the hatch is what the map says, but for pixels that happen to have its gray
+        assert not (told & ~support.unsupported[index]).any()
+        assert told.sum() > 0.95 * support.unsupported[index].sum()
+
+
+def test_fewer_samples_than_calibrated_is_a_warning(
+    model: Model, prepared: Prepared, order: Order
+) -> None:
+    known = dataclasses.replace(model, calibration=calibration())
+    made = real_stages(known).synthesize(prepared, order)
+    assert any("calibrated with 8 samples, drawn 2" in warning for warning in made.warnings)
+
+
+def test_a_picture_that_is_not_this_patients_is_declined(model: Model, prepared: Prepared) -> None:
+    """Random weights draw no dark rims."""
+    full = dataclasses.replace(calibration(), reference=reference())
+    known = dataclasses.replace(model, calibration=full)
+    result = synthesize(prepared.stack, known, samples=2)
+    flat = {contrast: np.full_like(result.images[contrast], 0.5) for contrast in ALL_CONTRASTS}
+    with pytest.raises(Declined) as declined:
+        judged(dataclasses.replace(result, images=flat), prepared, known)
+    assert declined.value.code == "fidelity.edge_dice"

@@ -12,7 +12,7 @@ from pipeline.phantom import Tissue, TrainingPair
 from pipeline.places import Places, find_places
 
 SHAPE = (5, 192, 224)
-SPACING_MM = (3.0, 0.75, 0.75)
+STEPS_MM = np.array([[-3.0, 0, 0], [0, 0, -0.75], [0, 0.75, 0]])
 CANAL_COLUMN, HALF_CANAL = 130, 9
 BODY_COLUMNS = (95, 119)
 """In front of the canal; lower columns are to the front."""
@@ -57,7 +57,7 @@ def toy_spine(seed: int = 0, noise_hu: float = 8.0) -> ToySpine:
     ct = _painted(labels, HU) + rng.normal(0, noise_hu, SHAPE).astype(np.float32)
     truth = _painted(labels, T2)
     stir = (truth * 0.8).astype(np.float32)
-    grid = Grid.from_steps(SHAPE, np.zeros(3), np.diag(SPACING_MM))
+    grid = Grid.from_steps(SHAPE, np.zeros(3), STEPS_MM)
     stack = Volume(ct.astype(np.float32), grid, "2.25.7")
     return ToySpine(
         stack,
