@@ -173,6 +173,24 @@ def evaluate(
 
 
 @app.command()
+def counterfactual(
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="A:B", help="Phantoms, A up to B, within 97000:98000; six if not."),
+    ] = None,
+    model: ModelOption = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A page with tables and response curves.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Does the output change where the CT does, only there, and is the rest marked?"""
+    from node.commands import countering
+
+    countering.counterfactual(seeds, model, report, as_json)
+
+
+@app.command()
 def send(
     folder: Annotated[Path, typer.Argument(help="Of DICOM files, searched with its subfolders.")],
     address: Annotated[str, typer.Argument(metavar="HOST:PORT")],

@@ -44,7 +44,7 @@ def evaluate(
         raise Refuse(str(error)) from error
     if html is not None and not html.parent.is_dir():
         raise Refuse(f"--html: expected a folder to write to, found none at {html.parent}")
-    with _bar(as_json) as tell:
+    with bar(as_json) as tell:
         real = None if ct_folder is None else _neck(ct_folder)
         found = evaluate_all(plan, model, regression=regression, real=real, tell=tell)
     if html is not None:
@@ -82,7 +82,8 @@ def _neck(folder: Path) -> tuple[Volume, Anatomy]:
 
 
 @contextmanager
-def _bar(is_quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+def bar(is_quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar that is told what is being done, how much of it is done, and of how much."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
