@@ -23,6 +23,11 @@ from pipeline.contrast import ALL_CONTRASTS, Contrast
 from pipeline.geometry import Float32, Grid, Volume
 from pipeline.model.ensemble import ensemble_spread
 from pipeline.model.pipeline import PseudoMRIPipeline
+from pipeline.model.stable_diffusion import (
+    StableDiffusion,
+    is_stable_diffusion,
+    load_stable_diffusion,
+)
 from pipeline.provenance import digest_folder
 from pipeline.support import Calibration, SupportMap, support_map
 
@@ -41,7 +46,7 @@ class Model:
     """Weights in memory, ready for one device.
 
     Args:
-        pipeline: As loaded.
+        method: What draws the images.
         name: From the folder's ``model_index.json``.
         version: From there too.
         digest: `pipeline.provenance.digest_folder` of the folder.
@@ -51,13 +56,24 @@ class Model:
         calibration: From the folder; None when its support is not calibrated.
     """
 
-    pipeline: PseudoMRIPipeline
+    method: PseudoMRIPipeline | StableDiffusion
     name: str
     version: str
     digest: str
     device: str
     dtype: str
     calibration: Calibration | None = None
+
+    @property
+    def pipeline(self) -> PseudoMRIPipeline:
+        """The method, for what Stable Diffusion cannot do: other steps, its codec, its doubt.
+
+        Raises:
+            ValueError: When this is Stable Diffusion.
+        """
+        if isinstance(self.method, StableDiffusion):
+            raise ValueError(f"expected a model of `pseudomri train`, {self.name} is another kind")
+        return self.method
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,12 +134,13 @@ def load_model(folder: Path | None = None, device: str | None = None) -> Model:
     """Load a model folder.
 
     Args:
-        folder: As `PseudoMRIPipeline.save_pretrained` wrote it; none means the built-in weights.
+        folder: As `PseudoMRIPipeline.save_pretrained` or `pipeline.training.lora` wrote it; none
+            means the built-in weights.
         device: ``"cpu"``, ``"cuda"``, or none for CUDA where there is one.
 
     Raises:
         FileNotFoundError: When the folder holds no model.
-        ValueError: For another device.
+        ValueError: For another device, or parts that do not fit each other.
     """
     if folder is None:
         with importlib.resources.as_file(importlib.resources.files("pipeline") / BUILT_IN) as own:
@@ -138,19 +155,30 @@ def load_model(folder: Path | None = None, device: str | None = None) -> Model:
         raise ValueError(f"expected device cpu or cuda, found {chosen}")
     # three components load in a blink; their progress bar would only litter logs
     disable_progress_bar()
-    pipeline = PseudoMRIPipeline.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, low_cpu_mem_usage=False
-    ).to(chosen)
-    pipeline.denoiser.eval().to(memory_format=torch.channels_last)
+    dtype = torch.bfloat16 if has_bfloat16(chosen) else torch.float32
+    if is_stable_diffusion(folder):
+        method = load_stable_diffusion(folder, chosen, dtype)
+        name, version = method.name, method.version
+    else:
+        method = _load_pipeline(folder, chosen)
+        name, version = method.config.name, method.config.version
     return Model(
-        pipeline=pipeline,
-        name=pipeline.config.name,
-        version=pipeline.config.version,
+        method=method,
+        name=name,
+        version=version,
         digest=digest_folder(folder),
         device=chosen,
-        dtype="bfloat16" if has_bfloat16(chosen) else "float32",
+        dtype=str(dtype).removeprefix("torch."),
         calibration=Calibration.load(folder),
     )
+
+
+def _load_pipeline(folder: Path, device: str) -> PseudoMRIPipeline:
+    pipeline: PseudoMRIPipeline = PseudoMRIPipeline.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, low_cpu_mem_usage=False
+    ).to(device)
+    pipeline.denoiser.eval().to(memory_format=torch.channels_last)
+    return pipeline
 
 
 def has_bfloat16(device: str) -> bool:
@@ -192,15 +220,11 @@ def synthesize(
     hu = torch.tensor(stack.values)
     with _reproducible(model):
         began = time.perf_counter()
-        image, doubt = model.pipeline.image(hu, on_slices=tell)
+        image, doubt = model.method.image(hu, on_slices=tell)
         imaged = time.perf_counter()
         # on the CPU, so that a seed means the same on every device
         generator = Generator().manual_seed(seed)
-        spread = (
-            ensemble_spread(model.pipeline, hu, image, generator, samples, tell)
-            if samples
-            else None
-        )
+        spread = _spread(model, hu, image, generator, samples, tell) if samples else None
         sampled = time.perf_counter()
     support = _support(spread, doubt, model.calibration)
     return Synthesis(
@@ -223,6 +247,20 @@ def synthesize(
             "support": time.perf_counter() - sampled,
         },
     )
+
+
+def _spread(
+    model: Model,
+    hu: Tensor,
+    image: Tensor,
+    generator: Generator,
+    samples: int,
+    tell: Callable[[int], None],
+) -> Tensor:
+    """Standard deviation over samples, ``(slice, contrast, row, column)``."""
+    if isinstance(model.method, StableDiffusion):
+        return model.method.spread(hu, generator, samples, tell)
+    return ensemble_spread(model.method, hu, image, generator, samples, tell)
 
 
 def _support(

@@ -243,7 +243,7 @@ def random_stable_diffusion(
     finally:
         torch.set_default_dtype(before)
     return StableDiffusion(
-        vae=vae.eval(),
+        vae=vae.eval().to(memory_format=torch.channels_last),
         unet=unet.eval().to(memory_format=torch.channels_last),
         scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
         embeddings=embeddings,

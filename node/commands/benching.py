@@ -56,13 +56,13 @@ def measure(
     from pipeline import timing  # noqa: PLC0415
 
     with err.status("built-in model"):
-        ours = _apart(timing.built_in, model_folder, shape, samples, device)
+        ours = apart(timing.built_in, model_folder, shape, samples, device)
     with err.status(f"Stable Diffusion, one slice, {sd_steps} steps"):
-        theirs = _apart(timing.stable_diffusion, sizes, shape, sd_steps, device)
+        theirs = apart(timing.stable_diffusion, sizes, shape, sd_steps, device)
     return ours, theirs
 
 
-def _apart(function: Callable[..., Measured], *arguments: object) -> Measured:
+def apart(function: Callable[..., Measured], *arguments: object) -> Measured:
     """Call a function in a new process, whose peak memory is then the function's."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ RGB = (1, NEIGHBORS + 1, 2 * NEIGHBORS)
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the latent is cleaned.
+    """How the latent is cleaned; what ``sampling`` in ``model_index.json`` sets for a folder.
 
     Args:
         steps: Of DDIM; each evaluates the network three times.
@@ -215,7 +215,7 @@ def load_stable_diffusion(folder: Path, device: str, dtype: torch.dtype) -> Stab
 
     Raises:
         FileNotFoundError: When a part is missing.
-        ValueError: When the parts do not fit each other.
+        ValueError: When the parts do not fit each other, or ``sampling`` is not a `Sampling`.
     """
     if not (folder / CONTRASTS_FILE).is_file():
         raise FileNotFoundError(
@@ -234,11 +234,12 @@ def load_stable_diffusion(folder: Path, device: str, dtype: torch.dtype) -> Stab
         )
     index = _index(folder)
     return StableDiffusion(
-        vae=vae.to(device, dtype).eval(),
-        # as for the built-in denoiser, half again as fast on a processor
+        # channels last as for the built-in denoiser, half again as fast on a processor
+        vae=vae.to(device, dtype).eval().to(memory_format=torch.channels_last),
         unet=unet.to(device, dtype).eval().to(memory_format=torch.channels_last),
         scheduler=scheduler,
         embeddings=embeddings.to(device, dtype),
+        sampling=_sampling(index),
         name=index.get("name", "stable-diffusion"),
         version=index.get("version", "0"),
     )
@@ -293,6 +294,16 @@ def enlarge(image: Tensor) -> Tensor:
     return functional.interpolate(
         image, scale_factor=ENLARGED, mode="bilinear", align_corners=False
     )
+
+
+def _sampling(index: dict[str, Any]) -> Sampling:
+    try:
+        return Sampling(**index.get("sampling", {}))
+    except TypeError as error:
+        names = ", ".join(field.name for field in fields(Sampling))
+        raise ValueError(
+            f"model_index.json: expected sampling with some of {names}, found {index['sampling']}"
+        ) from error
 
 
 def _index(folder: Path) -> dict[str, Any]:

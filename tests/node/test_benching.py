@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from node.commands.benching import measure, report_of
-from pipeline.timing import SD_1_5, BuiltIn, OneSlice, Seconds, Sizes, build_networks, processor
+from node.commands.benching import apart, report_of
+from pipeline.timing import (
+    SD_1_5,
+    BuiltIn,
+    OneSlice,
+    Seconds,
+    Sizes,
+    build_networks,
+    built_in,
+    processor,
+    stable_diffusion,
+)
 from tests.pipeline.models import save_tiny
 
 TINY = Sizes(unet=(8, 16), vae=(8, 8), layers=1, cross=8, heads=2, groups=4)
@@ -25,7 +36,12 @@ def _numbers(figures: dict[str, Any]) -> Iterator[float]:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[BuiltIn, OneSlice]:
     folder = save_tiny(tmp_path_factory.mktemp("model"))
-    return measure(folder, (3, 32, 32), 2, TINY, 2, "cpu")
+    shape = (3, 32, 32)
+    return built_in(folder, shape, 2, "cpu"), stable_diffusion(TINY, shape, 2, "cpu")
+
+
+def test_each_is_measured_in_another_process() -> None:
+    assert apart(os.getpid) not in (os.getpid(), apart(os.getpid))
 
 
 def test_every_figure_is_there_and_positive(measured: tuple[BuiltIn, OneSlice]) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Generator, Tensor
 
+from pipeline.contrast import ALL_CONTRASTS
+from pipeline.geometry import Grid, Volume
 from pipeline.model.low_rank import attach, merge, state_of
 from pipeline.model.stable_diffusion import (
+    CLASS_NAME,
     LORA_FILE,
     Sampling,
     StableDiffusion,
@@ -19,6 +24,8 @@ from pipeline.model.stable_diffusion import (
     load_parts,
     load_stable_diffusion,
 )
+from pipeline.provenance import digest_folder
+from pipeline.synthesis import load_model, synthesize
 from pipeline.training.data import Batch
 from pipeline.training.lora import LoraTraining, prepare
 from tests.pipeline.models import phantom_like_stack, save_tiny
@@ -113,6 +120,26 @@ def test_image_follows_ct_and_contrast_and_samples_follow_the_seed(
     assert (spread >= 0).all()
     assert spread.any()
     assert sum(told) == 4
+
+
+def test_a_synthesis_takes_its_folder_as_it_takes_its_own(tmp_path: Path) -> None:
+    folder = save_tiny_stable_diffusion(tmp_path, with_contrasts=True)
+    index = {"_class_name": CLASS_NAME, "name": "site", "version": "3", "sampling": {"steps": 2}}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    model = load_model(folder, "cpu")
+    assert (model.name, model.version, model.digest) == ("site", "3", digest_folder(folder))
+    grid = Grid.from_steps((2, 32, 32), np.zeros(3), np.diag([3.0, 0.75, 0.75]))
+    volume = Volume(phantom_like_stack(2, 32).numpy(), grid, "2.25.7")
+    one, two = (synthesize(volume, model, seed=9, samples=2) for _ in range(2))
+    for contrast in ALL_CONTRASTS:
+        assert one.images[contrast].tobytes() == two.images[contrast].tobytes()
+        assert one.spread[contrast].tobytes() == two.spread[contrast].tobytes()
+        assert one.spread[contrast].any()
+    with pytest.raises(ValueError, match="pseudomri train"):
+        _ = model.pipeline
+    (folder / "model_index.json").write_text(json.dumps({**index, "sampling": {"step": 2}}))
+    with pytest.raises(ValueError, match="steps, guidance, image_guidance"):
+        load_model(folder, "cpu")
 
 
 def test_it_samples_as_the_pipeline_of_diffusers_does(tmp_path: Path, stack: Tensor) -> None:
