@@ -175,9 +175,8 @@ def evaluate(
 @app.command()
 def counterfactual(
     seeds: Annotated[
-        str | None,
-        typer.Option(metavar="A:B", help="Phantoms, A up to B, within 97000:98000; six if not."),
-    ] = None,
+        str, typer.Option(metavar="A:B", help="Phantoms, A up to B, within 97000:98000.")
+    ] = "97000:97005",
     model: ModelOption = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A page with tables and response curves.")

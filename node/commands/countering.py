@@ -9,9 +9,7 @@ from node.commands.judging import bar, seeds_of
 from node.errors import Refuse
 
 
-def counterfactual(
-    seeds: str | None, model_folder: Path | None, html: Path | None, as_json: bool
-) -> None:
+def counterfactual(seeds: str, model_folder: Path | None, html: Path | None, as_json: bool) -> None:
     """Run the three tests and print what passed; Markdown, so that it can go into a document."""
     # torch, only now
     from pipeline.evaluation.counterfactual import report  # noqa: PLC0415
@@ -26,7 +24,7 @@ def counterfactual(
     if html is not None and not html.parent.is_dir():
         raise Refuse(f"--report: expected a folder to write to, found none at {html.parent}")
     try:
-        plan = Plan() if seeds is None else Plan(seeds_of(seeds))
+        plan = Plan(seeds_of(seeds))
         model = load_model(model_folder)
     except (FileNotFoundError, ValueError) as error:
         raise Refuse(str(error)) from error

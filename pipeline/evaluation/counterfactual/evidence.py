@@ -27,7 +27,7 @@ SHIFTS_MM = (-1.5, 0.0, 1.5)
 """To the back; the sac of a usual canal leaves the cord about as much room."""
 
 GAPS_HU = (0.0, 5.0, 10.0, 15.0, 25.0)
-"""Cord minus CSF on the CT, from nothing to what myelography aside is ever seen."""
+"""Cord minus CSF on the CT, from nothing to nearly the widest that the phantom draws (30)."""
 
 NOISES_HU = (4.0, 8.0, 12.0, 20.0)
 """Standard deviation, correlated as in `Subject.noise`: from a good dose to the shoulders."""

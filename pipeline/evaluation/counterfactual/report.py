@@ -69,7 +69,11 @@ def as_markdown(results: Results, model: Mapping[str, str]) -> str:
 def _parts(results: Results) -> list[tuple[str, str, str]]:
     """Title, what the reader must know, Markdown table."""
     return [
-        ("Passed", "Limits and their reasons: `counterfactual.verdict`.", _verdicts(results)),
+        (
+            "Passed",
+            "Limits and their reasons: `pipeline.evaluation.counterfactual.verdict`.",
+            _verdicts(results),
+        ),
         ("Occult", _OCCULT, _occult(results)),
         ("Visible", _VISIBLE, _visible(results)),
         ("Evidence", _EVIDENCE, _evidence(results)),
@@ -127,8 +131,8 @@ def _occult(results: Results) -> str:
             )
         )
     head = (
-        "finding", "output identical", "true", "drawn", "half width there", "rest",
-        "true signal outside the interval", "by", "unsupported there", "rest", "body",
+        "finding", "output identical", "true", "drawn", "half width", "half width, rest",
+        "true signal outside it", "by", "unsupported", "unsupported, rest", "unsupported, body",
     )  # fmt: skip
     return _markdown(head, rows)
 

@@ -23,8 +23,6 @@ from pipeline.phantom import Finding, patient, stack_grid
 from pipeline.support import SupportMap
 from pipeline.synthesis import Model, synthesize
 
-DEFAULT_SEEDS = range(SEEDS.start, SEEDS.start + 6)
-
 LESION_SLICES = 5
 """Lesions lie near the midline: 15 mm hold them, and are one batch of the model."""
 
@@ -54,7 +52,7 @@ class Plan:
         ValueError: When there is no phantom, or one that something else uses.
     """
 
-    seeds: range = DEFAULT_SEEDS
+    seeds: range
     findings: tuple[Finding, ...] = FOUND_BY_SIGNAL
     conditions: tuple[Condition, ...] = CONDITIONS
     size: tuple[int, int] = WHOLE

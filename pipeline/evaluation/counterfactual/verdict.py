@@ -75,7 +75,8 @@ def verdicts(results: Results) -> list[Verdict]:
     marked = [row.marked for row in results.occult if row.marked]
     rows = [row for row in results.evidence if row.condition != TRUTH]
     shown = [row for row in rows if is_shown(row.condition)]
-    lost = [row.unsupported for row in rows if row.response < LOST and row.unsupported is not None]
+    # also where no cord was drawn at all, and its response is NaN
+    lost = [row for row in rows if not row.response >= LOST and row.unsupported is not None]
     quiet = (
         f"farther than {ELSEWHERE_MM:g} mm from all that differs: mean change at most"
         f" {ELSEWHERE:g}, percentile {ELSEWHERE_PERCENTILE:g} at most {ELSEWHERE_MOST:g}"
@@ -111,8 +112,8 @@ def verdicts(results: Results) -> list[Verdict]:
         ),
         _verdict(
             "evidence",
-            f"response below {LOST:g}: {half} the cord's margin is marked unsupported",
-            (share >= UNSUPPORTED for share in lost),
+            f"response below {LOST:g}, or no cord: {half} its margin is marked unsupported",
+            (row.unsupported is not None and row.unsupported >= UNSUPPORTED for row in lost),
         ),
     ]
 
