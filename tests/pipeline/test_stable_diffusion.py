@@ -24,10 +24,11 @@ from pipeline.model.stable_diffusion import (
     load_parts,
     load_stable_diffusion,
 )
+from pipeline.phantom import TrainingPair
 from pipeline.provenance import digest_folder
 from pipeline.synthesis import load_model, synthesize
-from pipeline.training.data import Batch
-from pipeline.training.lora import LoraTraining, prepare
+from pipeline.training.data import Batch, pair_path, store
+from pipeline.training.lora import LoraConfig, LoraTraining, prepare, train_lora
 from tests.pipeline.models import phantom_like_stack, save_tiny
 from tests.pipeline.tiny_stable_diffusion import CROSS, save_tiny_stable_diffusion
 
@@ -85,6 +86,21 @@ def test_what_was_learned_goes_on_from_the_folder_and_is_merged_alike(taught: Pa
         one, two = (net(inputs, 10, prompts).sample for net in (training.unet.eval(), merged))
     assert torch.allclose(one, two, atol=1e-5)
     assert vae.config.latent_channels == 4
+
+
+def test_a_run_goes_from_pairs_to_a_folder_that_loads(tmp_path: Path) -> None:
+    ct = phantom_like_stack(3, 32).numpy()
+    signal, labels = np.full_like(ct, 0.5), np.zeros(ct.shape, dtype=np.uint8)
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    store(pair_path(pool, 0), TrainingPair(ct, signal, signal, labels, labels))
+    base = save_tiny_stable_diffusion(tmp_path / "base", with_contrasts=True)
+    config = LoraConfig(base, tmp_path / "out", pool, range(1), steps=2, rank=2)
+    told: list[int] = []
+    losses = train_lora(config, lambda step, _: told.append(step))
+    assert (len(losses), told) == (2, [1, 2])
+    assert load(tmp_path / "out").name == "base"
+    assert not (base / LORA_FILE).exists()
 
 
 def test_before_it_learns_a_lora_changes_nothing(tmp_path: Path) -> None:
