@@ -40,10 +40,6 @@ Progress = Callable[[int, int], None]
 UNCONFIRMED = ("levels", "uncon-", "firmed")
 UNCONFIRMED_ROWS = 12
 
-# "levels unconfirmed" in lines that the margin holds, one under the other.
-UNCONFIRMED = ("levels", "uncon-", "firmed")
-UNCONFIRMED_ROWS = 12
-
 # What the margin of the support map says instead of the shares.
 LEGEND = "HATCHED: THE CT DOES NOT SUPPORT WHAT IS DRAWN"
 

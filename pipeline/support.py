@@ -19,6 +19,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,12 +96,21 @@ class Calibration:
         """The calibration of a model folder; None when its support is not calibrated.
 
         Raises:
-            KeyError: When the file is of another form.
+            ValueError: When the file is of another form.
         """
         path = folder / FILE_NAME
         if not path.is_file():
             return None
-        stored = json.loads(path.read_text())
+        try:
+            return cls._from_json(json.loads(path.read_text()))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"expected a calibration in {path}, found another form ({error!r}); write it again"
+                " with `python -m pipeline.training.calibrate`"
+            ) from error
+
+    @classmethod
+    def _from_json(cls, stored: dict[str, Any]) -> Calibration:
         stored["seeds"] = tuple(stored["seeds"])
         for name in ("lambdas", "coverage"):
             stored[name] = {Contrast(contrast): v for contrast, v in stored[name].items()}

@@ -147,3 +147,12 @@ def test_the_calibration_is_part_of_the_model(tmp_path: Path) -> None:
     full.save(tmp_path)
     assert Calibration.load(tmp_path) == full
     assert digest_folder(tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", "not JSON", '{"seeds": [1], "lambdas": {"T1": 1}}']
+)
+def test_a_file_of_another_form_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "calibration.json").write_text(content)
+    with pytest.raises(ValueError, match=r"calibration\.json"):
+        Calibration.load(tmp_path)
