@@ -73,6 +73,7 @@ class Calibration:
         coverage: Share of calibration pixels inside their interval, by contrast and structure.
             Only the whole body is promised; the structures are reported.
         samples: Of the ensembles it was calibrated with; with fewer the promise does not hold.
+        slices: Of each stack, around the canal, that the promise is about; None for all of them.
         reference: What a usual stack and synthesis look like; None when only the intervals were
             calibrated.
     """
@@ -84,6 +85,7 @@ class Calibration:
     lambdas: Mapping[Contrast, float]
     coverage: Mapping[Contrast, Mapping[str, float]]
     samples: int = 8
+    slices: int | None = None
     reference: Reference | None = None
 
     def save(self, folder: Path) -> None:

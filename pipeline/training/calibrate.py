@@ -23,7 +23,7 @@ from pipeline.contrast import ALL_CONTRASTS, Contrast
 from pipeline.ct_features import ct_features, smallest_difference
 from pipeline.evaluation.scores import noisy
 from pipeline.fidelity import is_low_bad, measure_fidelity
-from pipeline.geometry import Float32, Float64, Volume
+from pipeline.geometry import Float32, Float64, Grid, Volume
 from pipeline.phantom import Tissue, TrainingPair, patient
 from pipeline.phantom.landmarks import centerline_mm, discs_mm
 from pipeline.places import Places, Region, find_places
@@ -156,7 +156,12 @@ def _raw(synthesis: Synthesis, contrast: Contrast) -> Float32:
 
 
 def calibrate(
-    model: Model, pool: Path, seeds: range, samples: int = SAMPLES, tell: Tell | None = None
+    model: Model,
+    pool: Path,
+    seeds: range,
+    samples: int = SAMPLES,
+    slices: int | None = None,
+    tell: Tell | None = None,
 ) -> tuple[Calibration, Tally]:
     """Run the model on calibration phantoms and choose what it may promise.
 
@@ -165,6 +170,7 @@ def calibrate(
         pool: Folder of phantom pairs; missing ones are drawn into it.
         seeds: Of the phantoms, never trained on; at least 22.
         samples: Of the ensemble.
+        slices: As `run` takes them.
         tell: Told how far it is.
 
     Returns:
@@ -175,7 +181,7 @@ def calibrate(
     """
     plain = dataclasses.replace(model, calibration=None)
     tally, rows, uninjured = Tally(), list[dict[str, float]](), list[Seen]()
-    for seen in run(plain, pool, seeds, samples, tell):
+    for seen in run(plain, pool, seeds, samples, slices, tell):
         tally.add(seen)
         rows += scans(seen, SCANS)
         if not seen.is_injured:
@@ -192,28 +198,62 @@ def calibrate(
             for c in ALL_CONTRASTS
         },
         samples=samples,
+        slices=slices,
     )
     reference = _reference(bare, rows, uninjured)
     return dataclasses.replace(bare, reference=reference), tally
 
 
 def run(
-    model: Model, pool: Path, seeds: range, samples: int, tell: Tell | None = None
+    model: Model,
+    pool: Path,
+    seeds: range,
+    samples: int,
+    slices: int | None = None,
+    tell: Tell | None = None,
 ) -> Iterable[Seen]:
-    """Every phantom with a scanner's noise on its CT, synthesized."""
+    """Every phantom with a scanner's noise on its CT, synthesized.
+
+    Args:
+        model: As `load_model` gives it.
+        pool: Folder of phantom pairs; missing ones are drawn into it.
+        seeds: Of the phantoms.
+        samples: Of the ensemble.
+        slices: So many around the canal, where a trauma reader looks and which cost less; all of
+            them when None.
+        tell: Told how far it is.
+    """
     fill(pool, seeds)
     for number, seed in enumerate(seeds, start=1):
-        person, pair = patient(seed), load(pair_path(pool, seed))
+        person = patient(seed)
         grid = pair_grid(person)
-        stack = Volume(noisy(pair.ct, np.random.default_rng(seed)), grid, "2.25.1")
+        line = centerline_mm(person)
+        part = _around(grid, line, slices)
+        pair = _cut(load(pair_path(pool, seed)), part)
+        own = Grid.from_steps(pair.ct.shape, grid.image_position(part.start), grid.steps_mm)
+        stack = Volume(noisy(pair.ct, np.random.default_rng(seed)), own, "2.25.1")
         into_disc = -DISC_DEPTH_MM * grid.directions[2]
         walls = discs_mm(person)
-        discs = {name: walls[name] + into_disc for name in DISCS}
-        places = find_places(stack, centerline_mm(person), discs)
+        places = find_places(stack, line, {name: walls[name] + into_disc for name in DISCS})
         synthesis = synthesize(stack, model, seed=seed, samples=samples)
         yield Seen(stack, places, pair, synthesis, bool(person.findings))
         if tell is not None:
             tell(f"phantom {seed}, {number} of {len(seeds)}")
+
+
+def _around(grid: Grid, line_mm: Float64, slices: int | None) -> slice:
+    """So many slices of a stack around the canal."""
+    count = grid.shape[0]
+    wanted = count if slices is None else min(slices, count)
+    middle = float(np.median(grid.to_index(line_mm)[:, 0]))
+    first = min(max(round(middle - (wanted - 1) / 2), 0), count - wanted)
+    return slice(first, first + wanted)
+
+
+def _cut(pair: TrainingPair, part: slice) -> TrainingPair:
+    return TrainingPair(
+        pair.ct[part], pair.t2[part], pair.stir[part], pair.labels[part], pair.ct_labels[part]
+    )
 
 
 def scans(seen: Seen, count: int) -> list[dict[str, float]]:
@@ -262,7 +302,8 @@ def check(
     """What the promise comes to on other phantoms, and the verdict on each of them."""
     tally, verdicts = Tally(), []
     plain = dataclasses.replace(model, calibration=None)
-    for seed, seen in zip(seeds, run(plain, pool, seeds, calibration.samples, tell), strict=True):
+    phantoms = run(plain, pool, seeds, calibration.samples, calibration.slices, tell)
+    for seed, seen in zip(seeds, phantoms, strict=True):
         made = with_support(seen.synthesis, calibration)
         tally.add(seen)
         if made.support is not None:
@@ -309,9 +350,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=_seeds, default=SEEDS, help="A:B, never trained on")
     parser.add_argument("--check", type=_seeds, default=CHECKED, help="A:B, other phantoms")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="of the ensemble")
+    parser.add_argument("--slices", type=int, help="around the canal alone, which is quicker")
     asked = parser.parse_args()
     model = load_model(asked.model)
-    calibration, tally = calibrate(model, asked.pool, asked.seeds, asked.samples, _tell)
+    calibration, tally = calibrate(
+        model, asked.pool, asked.seeds, asked.samples, asked.slices, _tell
+    )
     calibration.save(asked.model)
     lambdas = ", ".join(f"{c} {scale:.3f}" for c, scale in calibration.lambdas.items())
     print(f"lambda: {lambdas}; model with calibration: {digest_folder(asked.model)}\n")

@@ -49,9 +49,7 @@ def pretended(toy: ToySpine, seed: int) -> Synthesis:
     )
 
 
-def toys(
-    model: Model, pool: Path, seeds: range, samples: int, tell: object = None
-) -> Iterator[Seen]:
+def toys(model: Model, pool: Path, seeds: range, samples: int, *_: object) -> Iterator[Seen]:
     for seed in seeds:
         toy = toy_spine(seed)
         yield Seen(toy.stack, toy.places, toy.pair, pretended(toy, seed), seed % 2 == 1)
@@ -118,3 +116,12 @@ def test_scans_differ_and_can_be_drawn_again() -> None:
     one, other = module.scans(seen, 2), module.scans(seen, 2)
     assert one == other
     assert one[0] != one[1]
+
+
+def test_the_slices_around_the_canal_are_cut_out() -> None:
+    grid = toy_spine().stack.grid
+    line = grid.to_mm(np.array([[3.1, row, 100.0] for row in range(5)]))
+    assert module._around(grid, line, None) == slice(0, 5)
+    assert module._around(grid, line, 3) == slice(2, 5)
+    assert module._around(grid, line, 1) == slice(3, 4)
+    assert module._around(grid, line, 9) == slice(0, 5)
