@@ -314,8 +314,8 @@ def test_a_model_has_a_map_when_it_is_calibrated(tmp_path: Path) -> None:
 # the whole
 
 
-def place(unsupported: float) -> Marked:
-    return Marked(0.3, 0.3, 0.5, 0.1, unsupported, 0.4, 0.2)
+def place(unsupported: float, body: float = 0.2) -> Marked:
+    return Marked(0.3, 0.3, 0.5, 0.1, unsupported, 0.4, body)
 
 
 def following(gap: float, noise: float, value: float, mark: float | None) -> Following:
@@ -330,6 +330,7 @@ def known() -> Results:
         (
             Occult(1, disc, 50, True, 0.6, 0.2, place(0.6)),
             Occult(2, disc, 50, False, 0.6, 0.2, place(0.4)),
+            Occult(3, disc, 50, True, 0.6, 0.2, place(0.9, body=0.8)),
         ),
         (
             Visible(1, disc, 50, 0.4, 0.3, 0.3, 0.001, 0.01),
@@ -351,7 +352,7 @@ def known() -> Results:
 
 def test_what_passed_is_counted(known: Results) -> None:
     assert [(v.passed, v.of) for v in verdicts(known)] == [
-        (1, 2), (1, 2), (1, 2), (1, 2), (1, 2), (1, 2), (2, 3),
+        (2, 3), (2, 3), (1, 3), (1, 2), (1, 2), (1, 2), (1, 2), (2, 3),
     ]  # fmt: skip
     first = answers(known.evidence)[1]
     assert (first.phantoms, first.response, first.least, first.most) == (2, 0.65, 0.4, 0.9)
@@ -373,8 +374,8 @@ def test_a_report_says_when_nothing_was_calibrated(shipped: Results) -> None:
     for line in text.splitlines():
         if "unsupported |" in line and "asked" in line:
             assert line.endswith("| 0 of 0 | not calibrated |")
-    # in the head, for two demands, in a row for each finding and in one for each condition
-    assert text.count("not calibrated") == 1 + 2 + len(shipped.plan.findings) + 2
+    # in the head, for three demands, in a row for each finding and in one for each condition
+    assert text.count("not calibrated") == 1 + 3 + len(shipped.plan.findings) + 2
     document = report.as_json(shipped, ABOUT)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert document["is_calibrated"] is False
@@ -422,7 +423,7 @@ def test_the_command_prints_writes_and_refuses(
     assert printed.split("### Passed")[1].strip() in report.as_markdown(known, ABOUT)
     assert "<svg" in (tmp_path / "page.html").read_text()
     countering.counterfactual(f"{SEED}:{SEED + 1}", None, None, True)
-    assert json.loads(capsys.readouterr().out)["verdicts"][0]["passed"] == 1
+    assert json.loads(capsys.readouterr().out)["verdicts"][0]["passed"] == 2
     assert [plan.seeds for plan in asked] == [range(SEED, SEED + 2), range(SEED, SEED + 1)]
     nowhere = tmp_path / "no" / "page.html"
     for seeds, html in (("1:2", None), ("97000", None), (f"{SEED}:{SEED + 1}", nowhere)):

@@ -165,7 +165,7 @@ def _visible(results: Results) -> str:
                 finding.value.replace("_", " "),
                 f"{len(group)}",
                 f"{np.mean([row.true_change for row in group]):.3f}",
-                f"{np.mean([row.change for row in group]):.3f}",
+                f"{np.mean([row.change for row in group]):z.3f}",
                 _ranged(float(np.mean(responses)), min(responses), max(responses)),
                 f"{np.mean([row.elsewhere for row in group]):.4f}",
                 f"{max(row.elsewhere_most for row in group):.3f}",
@@ -205,7 +205,7 @@ def _unmapped(results: Results) -> str:
 
 
 def _ranged(mean: float, low: float, high: float) -> str:
-    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
+    return f"{mean:z.2f} ({low:z.2f} to {high:z.2f})"
 
 
 def _markdown(head: Row, rows: Iterable[Row]) -> str:

@@ -95,6 +95,11 @@ def verdicts(results: Results) -> list[Verdict]:
             (place.unsupported >= UNSUPPORTED for place in marked),
         ),
         _verdict(
+            "occult",
+            f"and less than {UNSUPPORTED:.0%} of the body, or the map says nothing",
+            (place.unsupported_body < UNSUPPORTED <= place.unsupported for place in marked),
+        ),
+        _verdict(
             "visible",
             f"at least {RESPONSE:.0%} of the true STIR change is drawn",
             (row.response >= RESPONSE for row in results.visible),
