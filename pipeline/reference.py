@@ -13,8 +13,12 @@ import numpy as np
 
 from pipeline.geometry import Float64
 
-WARNING_PERCENTILE = 99.0
-"""One in a hundred usual stacks gets a warning."""
+WARNING_PERCENTILE, TAIL_PERCENTILE = 99.0, 90.0
+"""One in a hundred usual stacks gets a warning. Of a few dozen the 99th percentile is hardly less
+than the largest: the 90th is carried on as in a normal distribution, and the farther one taken."""
+
+CARRIED_ON = 2.326 / 1.282
+"""Quantiles of the normal distribution at both percentiles."""
 
 DECLINE_FACTOR = 4.0
 """A figure this many times as far from the usual median as the warning is declined. Nothing usual
@@ -47,8 +51,12 @@ class Limit:
         """
         if not values:
             raise ValueError("a limit is measured on at least one stack")
-        percentile = 100 - WARNING_PERCENTILE if is_low_bad else WARNING_PERCENTILE
-        found = (np.median(values), np.percentile(values, percentile), min(values), max(values))
+        side = -1.0 if is_low_bad else 1.0
+        away = side * np.asarray(values, dtype=np.float64)
+        median = float(np.median(away))
+        carried = median + CARRIED_ON * (float(np.percentile(away, TAIL_PERCENTILE)) - median)
+        warning = max(float(np.percentile(away, WARNING_PERCENTILE)), carried)
+        found = (side * median, side * warning, min(values), max(values))
         return cls(*(round(float(value), 5) for value in found))
 
     @property

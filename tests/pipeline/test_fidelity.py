@@ -148,6 +148,15 @@ def test_a_limit_lies_on_the_bad_side() -> None:
     assert not high.is_beyond(0, high.warning)
 
 
+def test_few_normal_stacks_give_nearly_the_limit_of_many() -> None:
+    """Twenty at a time, the true 99th percentile is 2.33; the largest of twenty is 1.87."""
+    rng = np.random.default_rng(5)
+    limits = [Limit.of(list(rng.normal(size=20)), is_low_bad=False).warning for _ in range(300)]
+    assert 2.0 < np.mean(limits) < 2.6
+    low = [Limit.of(list(rng.normal(size=20)), is_low_bad=True).warning for _ in range(300)]
+    assert -2.6 < np.mean(low) < -2.0
+
+
 # --- the record ------------------------------------------------------------------------------
 
 
