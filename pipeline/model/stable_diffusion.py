@@ -222,7 +222,7 @@ def load_stable_diffusion(folder: Path, device: str, dtype: torch.dtype) -> Stab
             f"{folder} holds Stable Diffusion without {CONTRASTS_FILE}: it does not know T2 and"
             " STIR yet; train it with `python -m pipeline.training.lora`"
         )
-    vae, unet, scheduler = load_parts(folder)
+    vae, unet, scheduler = load_parts(folder, dtype)
     if (folder / LORA_FILE).is_file():
         merge(unet, load_file(folder / LORA_FILE))
     embeddings = load_embeddings(folder)
@@ -235,8 +235,8 @@ def load_stable_diffusion(folder: Path, device: str, dtype: torch.dtype) -> Stab
     index = _index(folder)
     return StableDiffusion(
         # channels last as for the built-in denoiser, half again as fast on a processor
-        vae=vae.to(device, dtype).eval().to(memory_format=torch.channels_last),
-        unet=unet.to(device, dtype).eval().to(memory_format=torch.channels_last),
+        vae=vae.to(device).eval().to(memory_format=torch.channels_last),
+        unet=unet.to(device).eval().to(memory_format=torch.channels_last),
         scheduler=scheduler,
         embeddings=embeddings.to(device, dtype),
         sampling=_sampling(index),
@@ -245,8 +245,10 @@ def load_stable_diffusion(folder: Path, device: str, dtype: torch.dtype) -> Stab
     )
 
 
-def load_parts(folder: Path) -> tuple[AutoencoderKL, UNet2DConditionModel, DDIMScheduler]:
-    """Autoencoder, network and noise schedule of a folder, float32; a LoRA is not applied.
+def load_parts(
+    folder: Path, dtype: torch.dtype = torch.float32
+) -> tuple[AutoencoderKL, UNet2DConditionModel, DDIMScheduler]:
+    """Autoencoder, network and noise schedule of a folder; a LoRA is not applied.
 
     Whatever scheduler the folder names, its schedule is walked by DDIM, which draws nothing.
 
@@ -256,7 +258,7 @@ def load_parts(folder: Path) -> tuple[AutoencoderKL, UNet2DConditionModel, DDIMS
     for part in ("vae", "unet", "scheduler"):
         if not (folder / part).is_dir():
             raise FileNotFoundError(f"no folder {part} in {folder}; expected a {CLASS_NAME}")
-    how: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True}
+    how: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
     how["low_cpu_mem_usage"] = False
     return (
         AutoencoderKL.from_pretrained(folder / "vae", **how),

@@ -143,6 +143,7 @@ def test_a_synthesis_takes_its_folder_as_it_takes_its_own(tmp_path: Path) -> Non
     index = {"_class_name": CLASS_NAME, "name": "site", "version": "3", "sampling": {"steps": 2}}
     (folder / "model_index.json").write_text(json.dumps(index))
     model = load_model(folder, "cpu")
+    assert str(model.method.unet.dtype) == f"torch.{model.dtype}"
     assert (model.name, model.version, model.digest) == ("site", "3", digest_folder(folder))
     grid = Grid.from_steps((2, 32, 32), np.zeros(3), np.diag([3.0, 0.75, 0.75]))
     volume = Volume(phantom_like_stack(2, 32).numpy(), grid, "2.25.7")
