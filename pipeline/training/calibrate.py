@@ -27,7 +27,6 @@ from pipeline.geometry import Float32, Float64, Grid, Volume
 from pipeline.phantom import Tissue, TrainingPair, patient
 from pipeline.phantom.landmarks import centerline_mm, discs_mm
 from pipeline.places import Places, Region, find_places
-from pipeline.provenance import digest_folder
 from pipeline.reference import Limit, Reference
 from pipeline.support import (
     ALPHA,
@@ -41,6 +40,7 @@ from pipeline.support import (
     support_map,
 )
 from pipeline.synthesis import SAMPLES, Model, Synthesis, load_model, synthesize
+from pipeline.training import card
 from pipeline.training.augment import Augmentation, augment
 from pipeline.training.data import Batch, fill, load, pair_grid, pair_path
 
@@ -358,15 +358,21 @@ def main() -> None:
     )
     calibration.save(asked.model)
     lambdas = ", ".join(f"{c} {scale:.3f}" for c, scale in calibration.lambdas.items())
-    print(f"lambda: {lambdas}; model with calibration: {digest_folder(asked.model)}\n")
-    print(f"{len(asked.seeds)} calibration phantoms\n\n{table(calibration, tally)}\n")
+    said = [f"Lambda: {lambdas}.", f"{len(asked.seeds)} calibration phantoms:"]
+    said.append(table(calibration, tally))
     if calibration.reference is not None:
-        for name, limit in calibration.reference.limits.items():
-            print(f"- {name}: median {limit.median:.3f}, warning {limit.warning:.3f}")
+        limits = calibration.reference.limits.items()
+        said.append("Limits of the fidelity record:")
+        said.append("\n".join(f"- {k}: median {x.median:.3f}, warning {x.warning:.3f}"
+                              for k, x in limits))  # fmt: skip
     if len(asked.check):
         others, verdicts = check(model, calibration, asked.pool, asked.check, _tell)
-        print(f"\n{len(asked.check)} other phantoms\n\n{table(calibration, others)}\n")
-        print("\n".join(verdicts))
+        said += [f"{len(asked.check)} other phantoms:", table(calibration, others)]
+        said.append("\n".join(f"- {verdict}" for verdict in verdicts))
+    report = "\n\n".join(said)
+    print(report)
+    if (asked.model / card.NAME).exists():
+        card.sign(asked.model, report)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from pipeline.evaluation.scores import evaluate, lookup_method, model_method, table
 from pipeline.phantom import PHANTOM_VERSION
-from pipeline.provenance import software_versions
+from pipeline.provenance import digest_folder, software_versions
 from pipeline.synthesis import load_model
 from pipeline.training.augment import Augmentation
 from pipeline.training.data import HELD_OUT_FROM, fill, load, pair_path, stored_seeds
@@ -26,6 +28,8 @@ HELD_OUT = 6
 """Phantoms of the card's table; `pseudomri evaluate` is the whole evaluation."""
 
 LOOKUP_PHANTOMS = 20
+
+INTERVALS, LIMITS = "## How far its intervals reach", "## Limits"
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,25 @@ def collect(config: TrainingConfig) -> Facts:
     )
 
 
+def sign(folder: Path, report: str) -> None:
+    """Bring a folder's card up to date after its calibration, which changes the digest.
+
+    Args:
+        folder: Of the model, with its card and calibration.
+        report: What the calibration printed, Markdown; takes the place of an earlier one.
+
+    Raises:
+        ValueError: When the card names no digest or has no limits: it is not one of ours.
+    """
+    text = (folder / NAME).read_text()
+    before, limits, after = text.partition(LIMITS)
+    digest = re.search(r"(?<=SHA-256 of the folder: `)[0-9a-f]{64}", before)
+    if digest is None or not limits:
+        raise ValueError(f"expected a model card in {folder / NAME}, found another text")
+    before = before.replace(digest[0], digest_folder(folder)).partition(INTERVALS)[0]
+    (folder / NAME).write_text(f"{before}{INTERVALS}\n\n{report.strip()}\n\n{LIMITS}{after}")
+
+
 def hardware(threads: int) -> str:
     """The processor, in words."""
     can = torch.cpu.get_capabilities()
@@ -190,7 +213,7 @@ below *true mean* says that a tissue fades. The lookup table is the mean signal 
 These figures say how well the phantom was learned. **They are no claim about patients.** The whole
 evaluation, with baselines, canal, injuries and the real neck, is in docs/evaluation.md.
 
-## Limits
+{LIMITS}
 
 - What CT does not show, the model cannot know: cord oedema without swelling, ligament tears without
   widening and marrow oedema without a fracture line come out as their usual, healthy signal.

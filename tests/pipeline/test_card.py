@@ -32,3 +32,17 @@ def test_the_card_is_written_from_the_run(tmp_path: Path, is_plain: bool) -> Non
     assert facts.parameters > 0
     assert "| csf | T2 | 1.00 |" in text
     assert ("the baseline, not for use" in text) == is_plain
+    (folder / "calibration.json").write_text("{}")
+    for report in ("first report", "second report"):
+        card.sign(folder, report)
+    signed = (folder / card.NAME).read_text()
+    assert digest_folder(folder) in signed
+    assert "second report" in signed
+    assert "first report" not in signed
+    assert signed.count(card.LIMITS) == 1
+
+
+def test_a_text_that_is_no_card_is_not_signed(tmp_path: Path) -> None:
+    (tmp_path / card.NAME).write_text("hello")
+    with pytest.raises(ValueError, match="expected a model card"):
+        card.sign(tmp_path, "report")
