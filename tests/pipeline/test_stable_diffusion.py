@@ -159,38 +159,6 @@ def test_a_synthesis_takes_its_folder_as_it_takes_its_own(tmp_path: Path) -> Non
         load_model(folder, "cpu")
 
 
-def test_it_samples_as_the_pipeline_of_diffusers_does(tmp_path: Path, stack: Tensor) -> None:
-    pytest.importorskip("transformers", reason="diffusers' pipeline needs it, ours does not")
-    from diffusers import StableDiffusionInstructPix2PixPipeline
-
-    model = load(save_tiny_stable_diffusion(tmp_path, with_contrasts=True))
-    theirs = StableDiffusionInstructPix2PixPipeline(
-        model.vae,
-        None,
-        None,
-        model.unet,
-        model.scheduler,
-        None,
-        None,
-        requires_safety_checker=False,
-    )
-    image = torch.rand((1, 3, 64, 64), generator=Generator().manual_seed(0)) * 2 - 1
-    noise = model.noise(32, 32, Generator().manual_seed(1))
-    with torch.no_grad():
-        ours = model.denoise(model.encode(image), 1, noise)
-    expected = theirs(
-        prompt_embeds=model.embeddings[1:2],
-        negative_prompt_embeds=model.embeddings[2:3],
-        image=image,
-        latents=noise,
-        num_inference_steps=SHORT.steps,
-        guidance_scale=SHORT.guidance,
-        image_guidance_scale=SHORT.image_guidance,
-        output_type="latent",
-    ).images
-    assert torch.equal(ours, expected)
-
-
 def test_a_folder_that_does_not_know_the_contrasts_is_refused(tmp_path: Path) -> None:
     folder = save_tiny_stable_diffusion(tmp_path / "base")
     assert is_stable_diffusion(folder)
