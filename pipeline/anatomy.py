@@ -55,14 +55,18 @@ HIGHEST_AIR_HU = -700.0
 SHORTEST_CANAL_MM = 70.0
 # Foramen magnum to T1 of a small adult.
 SHORTEST_BELOW_SKULL_MM = 112.0
-# From a stenotic (front to back) or upper thoracic (side to side) canal to that of a tall man.
+# From a stenotic (front to back) or a small child's (side to side) canal to that of a tall man.
 RING_AP_MM = (9.0, 24.0)
-RING_LR_MM = (12.0, 38.0)
-# Porous bodies fill a quarter of the space in front of the canal, firm ones three quarters; the
-# arches leave more room behind it. A flipped neck has nothing in front.
+RING_LR_MM = (11.0, 38.0)
+# Before the canal, end-plates at least are seen at two thirds of the places, in porous bone too; so
+# far behind it is muscle beside the spinous processes. Of a neck on its side, half on each side.
 BODY_HU = 150.0
-BODY_SHARE = 0.25
-BEHIND_OF_BODY_SHARE = 0.7
+BODY_SHARE = 0.5
+BEHIND_OF_BODY_SHARE = 0.6
+BODY_DEPTH_MM = (6.5, 10.0)
+BODY_ASIDE_MM = 7.0
+# Half the height from one end-plate to the next.
+HALF_BODY_MM = 8.0
 # Correlation of the bones with their mirror image; random bone gives under 0.3.
 LOWEST_SYMMETRY = 0.5
 # A step in the bones: of the size of a subluxation that matters, or what thick slices feign.
@@ -70,8 +74,8 @@ LARGEST_JUMP_MM = 1.5
 LARGEST_JUMP_OF_STEP = 1.1
 # The middle slice leaves the cord (12 to 15 mm wide): the reader follows it to other slices.
 OFF_PLANE_MM = 6.0
-# The stack is 22.5 mm wide on either side: beyond, the canal's wall leaves it.
-STACK_HALF_MM = 22.5
+# The stack is 22.5 mm wide on either side, half the canal 9 to 12: beyond, its wall is left out.
+STACK_HOLDS_MM = 12.5
 # From the clivus, above the foramen magnum, to T4.
 STRAIGHT_ABOVE_MM = 25.0
 STRAIGHT_BELOW_MM = 200.0
@@ -270,20 +274,24 @@ def _straight(
 
 
 def _check_bodies(spine: StraightSpine, measured: dict[str, float]) -> None:
-    """Bone fills the front of a spine, not the back: catches flips and hip bones."""
+    """Vertebral bodies lie before a spine's canal, not behind: catches flips and hip bones."""
     below_atlas = spine.arc_mm > 20
-    beside = np.abs(np.abs(spine.right_mm) - 7.0) <= 1.0
-    is_bone = (spine.values[below_atlas][:, :, beside] > BODY_HU).mean(axis=2)
+    beside = np.abs(np.abs(spine.right_mm) - BODY_ASIDE_MM) <= 1.0
+    # The mean over the columns and a millimeter of height, against noise.
+    hu = ndimage.gaussian_filter1d(spine.values[:, :, beside].mean(axis=2), 1 / ARC_STEP_MM, axis=0)
+    heights = round(2 * HALF_BODY_MM / ARC_STEP_MM) + 1
+    in_reach = ndimage.maximum_filter1d(hu > BODY_HU, heights, axis=0)
     shares = []
     for side in (1, -1):
-        depth = side * spine.front_mm[None, :] - wall_distance(spine, side)[below_atlas, None]
-        in_body = (depth >= 5.0) & (depth <= 11.0)
-        shares.append(float((is_bone * in_body).sum() / max(1, in_body.sum())))
+        depth = side * spine.front_mm[None, :] - wall_distance(spine, side)[:, None]
+        in_body = (depth >= BODY_DEPTH_MM[0]) & (depth <= BODY_DEPTH_MM[1])
+        places = in_reach[below_atlas][in_body[below_atlas]]
+        shares.append(float(places.mean()) if places.size else 0.0)
     measured["bone_in_front"], measured["bone_behind"] = shares
     if shares[0] < BODY_SHARE or shares[1] > BEHIND_OF_BODY_SHARE * shares[0]:
         raise Declined(
             "canal.bodies",
-            found=f"bone in {shares[0]:.0%} of the space in front of the canal, in {shares[1]:.0%} "
+            found=f"bone at {shares[0]:.0%} of the places before the canal, at {shares[1]:.0%} "
             "behind it",
             expected=f"at least {BODY_SHARE:.0%} in front, and behind at most "
             f"{BEHIND_OF_BODY_SHARE:.0%} of that",
@@ -326,12 +334,11 @@ def _check_motion(volume: Volume, curve: SpinalCurve, measured: dict[str, float]
 
 def _check_bend(measured: dict[str, float]) -> None:
     """The flat stack must hold the whole canal of a neck bent to the side."""
-    limit_mm = STACK_HALF_MM - measured["ring_lr_mm"] / 2
-    if measured["off_plane_mm"] > limit_mm:
+    if measured["off_plane_mm"] > STACK_HOLDS_MM:
         raise Declined(
             "canal.bent",
-            found=f"a canal up to {measured['off_plane_mm']:.0f} mm beside the best plane",
-            expected=f"at most {limit_mm:.0f} mm, to lie within the slices",
+            found=f"a canal up to {measured['off_plane_mm']:.1f} mm beside the best plane",
+            expected=f"at most {STACK_HOLDS_MM:g} mm, to lie within the slices",
             remedy="Repeat the CT with the neck straight if that is safe, or reformat by hand.",
         )
 
@@ -407,7 +414,10 @@ def _warnings(
     arcs = {level.name: level.arc_mm for level in chain.levels}
     cervical_mm = arcs["C7/T1"] - arcs["C2/3"]
     if not reason and not CERVICAL_MM[0] <= cervical_mm <= CERVICAL_MM[1]:
-        reason = f"C2/3 to C7/T1 spans {cervical_mm:.0f} mm"
+        reason = (
+            f"C2/3 to C7/T1 spans {cervical_mm:.0f} mm, of adults, the only ones the model has "
+            f"learned from, {CERVICAL_MM[0]:g} to {CERVICAL_MM[1]:g} mm"
+        )
     if reason:
         warnings.append(f"levels unconfirmed: {reason}")
     if widths.withheld:

@@ -59,10 +59,17 @@ SIDESTEP_HEIGHT_MM = 18.0
 SIDESTEP_MM = 11.0
 # From the top of a path that ends at C3 to the foramen magnum.
 EXTENSION_MM = 40.0
+GROWTH_MM = 8
 # Rays of the ring in the plane perpendicular to the curve.
 RING_RAYS = 48
 RING_STEP_MM = 0.5
 RING_MM = 22.0
+# A vertebra and its disc. For a third of that height bone closes the canal in each direction but
+# those of the foramina.
+BRIDGE_MM = 30
+USUAL_PERCENTILE = 15.0
+# The wall itself comes and goes by this much.
+LEAK_SHARE = 1.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +124,7 @@ def center_on_ring(search: Volume, path: CanalPath) -> SpinalCurve:
     not for centering, so the curve begins `EXTENSION_MM` above, at a negative arc length; whether
     that is canal, skull or nothing is for the landmarks to say.
     """
-    begun = SpinalCurve.through(smooth(path.point_mm, 3.0), 1.0)
-    points = begun.extended_up(EXTENSION_MM)
+    points = _grown_up(search, smooth(path.point_mm, 3.0))
     for _ in range(2):  # the second pass sees the ring in the planes of the first
         curve = SpinalCurve.through(points, 1.0)
         front_mm, right_mm = _ring_centers(ring_radii(search, curve))
@@ -129,6 +135,26 @@ def center_on_ring(search: Volume, path: CanalPath) -> SpinalCurve:
         ]
         points = smooth(curve.moved(*offsets), 4.0)
     return SpinalCurve.through(points, 1.0, -EXTENSION_MM)
+
+
+def _grown_up(search: Volume, point_mm: Float64) -> Float64:
+    """Points with `EXTENSION_MM` more above them, ``(n, 3)``, each piece centered in its turn.
+
+    A lordotic canal leans forward where its path begins and stands upright at the dens: straight on
+    it would run into the body of C2.
+    """
+    for _ in range(round(EXTENSION_MM / GROWTH_MM)):
+        points = SpinalCurve.through(point_mm, 1.0).extended_up(GROWTH_MM)
+        # With a vertebra's height of the canal below, so that the ring is seen whole.
+        top = SpinalCurve.through(points[: GROWTH_MM + BRIDGE_MM], 1.0)
+        front_mm, right_mm = (
+            smooth(offset, 4.0) for offset in _ring_centers(ring_radii(search, top))
+        )
+        moves = np.clip(1 - top.arc_mm / (2 * GROWTH_MM), 0, 1)
+        point_mm = np.concatenate(
+            (top.moved(moves * front_mm, moves * right_mm), points[GROWTH_MM + BRIDGE_MM :])
+        )
+    return point_mm
 
 
 def ring_radii(
@@ -295,20 +321,13 @@ def _peak(z: int, total: Float32) -> tuple[tuple[int, int, int], float]:
 def _ring_centers(radii_mm: Float64) -> tuple[Float64, Float64]:
     """Centroid of the ring's area per point, ``(n,)`` mm to the front and to the right.
 
-    Rays without a hit take the ring's median; a ring with under 40 % hits stays where it is. At
-    most 4 mm at once, so that one odd ring cannot throw the curve.
+    A ring with under 40 % hits stays where it is. At most 4 mm at once, so that one odd ring cannot
+    throw the curve.
     """
     angle = np.arange(radii_mm.shape[1]) * 2 * np.pi / radii_mm.shape[1]
-    is_hit = np.isfinite(radii_mm)
-    is_ring = is_hit.mean(axis=1) >= 0.4
-    median = np.array(
-        [
-            np.median(ring[np.isfinite(ring)]) if ok else 1.0
-            for ring, ok in zip(radii_mm, is_ring, strict=True)
-        ]
-    )
+    is_ring = np.isfinite(radii_mm).mean(axis=1) >= 0.4
     # A center inside bone has radius 0 all around; a millimeter keeps its centroid defined.
-    radii = np.maximum(np.where(is_hit, radii_mm, median[:, None]), 1.0)
+    radii = np.maximum(_bridged(radii_mm), 1.0)
     area = (radii**2).sum(axis=1)
     # The centroid of a thin triangle lies two thirds of the way out.
     front = (2 / 3) * (radii**3 * np.cos(angle)).sum(axis=1) / area
@@ -317,3 +336,16 @@ def _ring_centers(radii_mm: Float64) -> tuple[Float64, Float64]:
         np.where(is_ring, np.clip(front, -4, 4), 0.0),
         np.where(is_ring, np.clip(right, -4, 4), 0.0),
     )
+
+
+def _bridged(radii_mm: Float64) -> Float64:
+    """Radii without the rays that leave the canal through a disc, a foramen or between laminae.
+
+    They would pull the center after them. Where a ray goes much farther than the same ray does at
+    the heights around, it ends there.
+    """
+    reached = np.where(np.isfinite(radii_mm), radii_mm, np.inf)
+    usual = ndimage.percentile_filter(reached, USUAL_PERCENTILE, (BRIDGE_MM + 1, 1), mode="nearest")
+    found = np.isfinite(usual)
+    middle = np.median(usual[found]) if found.any() else 1.0
+    return np.minimum(reached, LEAK_SHARE * np.where(found, usual, middle))

@@ -36,8 +36,6 @@ DENS_TO_C23_MM = (38.0, 5.0)
 RIB_TO_C7T1_MM = (-5.0, 4.0)
 # Mean disc evidence (in standard deviations) below which no chain is trusted.
 CONFIRM_EVIDENCE = 0.5
-# Another count of gaps must not beat five by more than this.
-CONFIRM_MARGIN = 0.05
 
 # Disc space in front of the canal: behind the anterior longitudinal ligament, before the wall.
 DISC_DEPTH_MM = np.arange(2.0, 13.1, 1.0)
@@ -100,7 +98,7 @@ class LevelChain:
     Args:
         levels: Cranial to caudal.
         is_confirmed: Both anchors seen, five gaps fit best, and the discs show clearly enough.
-        scores: Mean score for each number of gaps tried.
+        scores: Score of the whole chain for each number of gaps tried.
         reason: Why the names are unconfirmed; empty when they are.
     """
 
@@ -208,7 +206,11 @@ def _candidate_gaps(arc_mm: Float64, upper: Anchor, lower: Anchor | None) -> lis
 def _scores(
     evidence: Float64, arc_mm: Float64, upper: Anchor, lower: Anchor | None
 ) -> dict[int, float]:
-    """Best mean score with each number of gaps between the anchors, gaps stretched to fit."""
+    """Best score with each number of gaps between the anchors, gaps stretched to fit.
+
+    Summed, not averaged over the discs: a chain with one disc fewer would otherwise win wherever
+    one disc shows faintly, by leaving it out.
+    """
     if lower is None:
         return {}
     shape = np.array(GAP_MM[:GAPS_TO_T1])
@@ -216,12 +218,13 @@ def _scores(
     for count in (GAPS_TO_T1 - 1, GAPS_TO_T1, GAPS_TO_T1 + 1):
         relative = np.interp(np.linspace(0, GAPS_TO_T1 - 1, count), np.arange(GAPS_TO_T1), shape)
         total_mm = (lower.arc_mm - upper.arc_mm) * ANCHOR_SLACK
-        scores[count] = max(
+        mean_score = max(
             best_chain(
                 evidence, arc_mm, (relative * mm / relative.sum()).tolist(), upper, lower, count
             ).mean_score
             for mm in total_mm
         )
+        scores[count] = mean_score * (count + 1)
     return scores
 
 
@@ -231,7 +234,7 @@ def _doubt(chain: Chain, scores: dict[int, float], lower: Anchor | None) -> str:
     if chain.mean_evidence < CONFIRM_EVIDENCE:
         return f"discs too faint ({chain.mean_evidence:.2f} of {CONFIRM_EVIDENCE:g})"
     best = max(scores, key=lambda count: scores[count])
-    if scores[best] > scores[GAPS_TO_T1] + CONFIRM_MARGIN:
+    if best != GAPS_TO_T1:
         return f"{best} disc gaps between skull base and first ribs fit better than {GAPS_TO_T1}"
     return ""
 

@@ -26,7 +26,7 @@ CLOUD_STEP_MM = 2.5
 # The cervical spine below the skull base; the head may be turned against it.
 ARC_MM = 130.0
 # Heads lie turned in their collar; beyond this a technician repositions.
-LARGEST_YAW_DEG = 25.0
+LARGEST_YAW_DEG = 40.0
 YAW_STEP_DEG = 5.0
 # Straight necks match their image in a plane by 0.64 to 0.9: below this, a bend is looked for.
 STRAIGHT_SYMMETRY = 0.6
@@ -113,7 +113,7 @@ def find_plane(search: Volume, curve: SpinalCurve) -> Symmetry:
 
     # A line through the curve tells the roll; yaw has no such hint and is tried in steps.
     roll = np.degrees(np.arctan(np.polyfit(reach.point_mm[:, 2], reach.point_mm[:, 0], 1)[0]))
-    yaws = np.arange(-20.0, 21.0, YAW_STEP_DEG)
+    yaws = np.arange(-LARGEST_YAW_DEG + YAW_STEP_DEG, LARGEST_YAW_DEG, YAW_STEP_DEG)
     start = min((np.array([yaw, roll, 0.0]) for yaw in yaws), key=asymmetry)
     simplex = start + np.array([[0.0, 0, 0], [4, 0, 0], [0, 4, 0], [0, 0, 3]])
     found = optimize.minimize(
