@@ -179,7 +179,8 @@ def test_the_real_neck_spoiled(disturbed: dict[str, gate.Case], name: str, code:
 def test_a_neck_turned_right_round_is_declined(ct: Volume, anatomy: Anatomy) -> None:
     line = anatomy.centerline_mm
     change = perturbed.twisted(ct, 90, np.array([line[0], line[120]]))
-    assert declined(change.volume).code == "canal.symmetry"
+    # At the skull the side of the neck is in front.
+    assert declined(change.volume).code in {"canal.symmetry", "canal.bodies"}
 
 
 @pytest.mark.data
