@@ -29,6 +29,7 @@ from pipeline.evaluation.targets import (
 )
 from pipeline.geometry import Float32
 from pipeline.phantom import CT_VISIBLE
+from pipeline.support import hatched
 
 SOFT_WINDOW_HU = (-135.0, 215.0)
 WHITE_SIGNAL = 0.9
@@ -378,6 +379,10 @@ def _real_figure(neck: RealNeck, k: int) -> str:
     for contrast in (Contrast.T2, Contrast.STIR):
         image = _gray(neck.images[contrast][k], 0, WHITE_SIGNAL)
         cells.append((f"pseudo-{contrast.value}", image))
+    if neck.support is not None:
+        veiled = hatched(neck.images[Contrast.T2], neck.support.unsupported)
+        cells.append(("pseudo-T2, hatched where the CT does not support it",
+                      _gray(veiled[k], 0, WHITE_SIGNAL)))  # fmt: skip
     return _figure(f"Real neck, slice {k + 1} of {len(neck.stack)}", cells)
 
 

@@ -34,7 +34,8 @@ from pipeline.evaluation.scores import (
 )
 from pipeline.geometry import Float32, Float64, Grid, Volume
 from pipeline.phantom import Patient, Tissue, TrainingPair, patient
-from pipeline.synthesis import Model
+from pipeline.support import SupportMap
+from pipeline.synthesis import Model, synthesize
 from pipeline.training.data import HELD_OUT_FROM, fill, load, pair_grid, pair_path
 
 JUDGED = range(HELD_OUT_FROM, HELD_OUT_FROM + 50)
@@ -104,11 +105,19 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False)
 class RealNeck:
-    """A real CT with what was made of it."""
+    """A real CT with what was made of it.
+
+    Args:
+        measures: Without a truth.
+        stack: HU, ``(slice, row, column)``.
+        images: Of the model.
+        support: Where the CT does not support them; None for a model that is not calibrated.
+    """
 
     measures: ReferenceFree
     stack: Float32
     images: Images
+    support: SupportMap | None = None
 
 
 @dataclass(frozen=True)
@@ -253,7 +262,7 @@ def evaluate_all(
             made[steps_name] = _stepped(run, model, plan.steps, case, stepped)
         if len(pictures) < PICTURED:
             pictures.append(_picture(case, made))
-    neck = None if real is None else _real(run, *real, tell)
+    neck = None if real is None else _real(run, model, *real, tell)
     return Evaluation(
         model={"name": model.name, "version": model.version, "digest": model.digest},
         facts={
@@ -380,9 +389,11 @@ def _picture(case: _Case, made: Mapping[str, Images]) -> Pictures:
     )
 
 
-def _real(run: Method, stack: Volume, anatomy: Anatomy, tell: Tell) -> RealNeck:
+def _real(run: Method, model: Model, stack: Volume, anatomy: Anatomy, tell: Tell) -> RealNeck:
     tell("real neck", 0, 1)
     images = run(stack.values)
     found = measure(stack.values, images, anatomy_course(anatomy, stack.grid))
     change = noise_change(stack.values, images, run)
-    return RealNeck(replace(found, change=change), stack.values, images)
+    samples = 0 if model.calibration is None else model.calibration.samples
+    support = synthesize(stack, model, samples=samples).support
+    return RealNeck(replace(found, change=change), stack.values, images, support)
