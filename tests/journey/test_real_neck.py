@@ -23,7 +23,7 @@ from pydicom.uid import JPEG2000
 from node.journey import Journey
 from node.loopback import LocalNode, local_node
 from pipeline.contrast import SeriesKind
-from pipeline.labeling import mark_score
+from pipeline.labeling import mark_score, unmarked
 from tests.journey import observing
 from tests.journey.conftest import QUICK
 from tests.journey.observing import Arrived
@@ -166,7 +166,11 @@ def test_the_decompressed_ct_gives_the_same_pixels(
     ct_headers: list[Dataset],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """Other bytes are another input with UIDs of their own, but the same HU."""
+    """Other bytes are another input with UIDs of their own, but the same HU.
+
+    The images follow from the HU alone. The ensemble takes its seed from the job, so that the
+    support map, and the shares that the margins name, may differ a little.
+    """
     folder = tmp_path_factory.mktemp("decompressed")
     (folder / "ct").mkdir()
     for path in sorted(neck_ct.glob("*.dcm")):
@@ -177,8 +181,13 @@ def test_the_decompressed_ct_gives_the_same_pixels(
     shutil.rmtree(folder / "ct")
     assert plain.journey.job_id != first.journey.job_id
     assert set(plain.outputs).isdisjoint(first.outputs)
-    assert sorted(plain.outputs.values()) == sorted(first.outputs.values())
-    for series in plain.series.values():
+    for kind, series in plain.series.items():
+        ours, theirs = (
+            unmarked(np.stack([ds.pixel_array for ds in one.datasets]))
+            for one in (series, first.series[kind])
+        )
+        differing = float((ours != theirs).mean())
+        assert differing == 0 if kind != SeriesKind.SUPPORT else differing < 0.02, kind
         assert_label_contract(series.datasets, ct_headers)
 
 
