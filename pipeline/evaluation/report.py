@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
 from typing import Any
@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipeline.contrast import ALL_CONTRASTS, Contrast
 from pipeline.evaluation.injuries import Detection, Share
+from pipeline.evaluation.pages import Row, finite, html_table, markdown_table, page, words
 from pipeline.evaluation.reference_free import ReferenceFree
 from pipeline.evaluation.run import Evaluation, Pictures, RealNeck
 from pipeline.evaluation.scores import Score, table
@@ -37,8 +38,6 @@ WHITE_ERROR = 0.5
 GAMMA = 0.8
 JPEG_QUALITY = 82
 
-Row = Sequence[str]
-
 
 def as_json(found: Evaluation) -> dict[str, Any]:
     """Every figure, without the pictures; NaN becomes null."""
@@ -57,23 +56,13 @@ def as_json(found: Evaluation) -> dict[str, Any]:
         "stir_limits": stir_limits(found.uninjured),
         "targets": [asdict(t) | {"is_reached": t.is_reached} for t in targets(found)],
     }
-    cleaned: dict[str, Any] = _finite(document)
+    cleaned: dict[str, Any] = finite(document)
     return cleaned
 
 
 def _contrast_row(row: tuple[str, str, float, float]) -> dict[str, Any]:
     """One row of `tissue_contrasts` by name."""
     return dict(zip(("name", "image", "true", "predicted"), row, strict=True))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    if isinstance(value, float):
-        return round(value, 5) if math.isfinite(value) else None
-    return value
 
 
 def tissue_contrasts(scores: Sequence[Score]) -> list[tuple[str, str, float, float]]:
@@ -127,7 +116,7 @@ def _targets(found: Evaluation) -> str:
         )
         for target in targets(found)
     ]
-    return _markdown(("target", "measured", "limit", "reached", ""), rows)
+    return markdown_table(("target", "measured", "limit", "reached", ""), rows)
 
 
 def as_markdown(found: Evaluation) -> str:
@@ -156,7 +145,7 @@ def _parts(found: Evaluation) -> list[tuple[str, str, str]]:
         (
             "Contrasts",
             "Difference of mean signal; a predicted one below the true one has faded.",
-            _markdown(
+            markdown_table(
                 ("tissues", "image", "true", "predicted", "share"),
                 (
                     (name, image, f"{a:.2f}", f"{b:.2f}", f"{b / a:.0%}" if a else "")
@@ -175,11 +164,6 @@ def _parts(found: Evaluation) -> list[tuple[str, str, str]]:
 def _seeds(value: object) -> str:
     first, stop = value if isinstance(value, list | tuple) else (0, 0)
     return f"{first} to {int(stop) - 1}"
-
-
-def _markdown(head: Row, rows: Iterable[Row]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _canal_note() -> str:
@@ -204,18 +188,18 @@ def _canal(found: Evaluation) -> str:
         )
         for name in canal.ap_error_mm
     ]
-    for key, words in (("shown", "CT shows it"), ("hidden", "CT does not")):
+    for key, where in (("shown", "CT shows it"), ("hidden", "CT does not")):
         rows.append(
             (
-                f"cord center, mm, {words} ({canal.phantoms[key]} phantoms)",
+                f"cord center, mm, {where} ({canal.phantoms[key]} phantoms)",
                 f"{canal.cord_error_mm[key]:.2f}",
                 f"95% {canal.cord_error_p95_mm[key]:.2f}",
                 f"middle {canal.middle_error_mm[key]:.2f}",
             )
         )
-        rows.append((f"rows resolved, {words}", f"{canal.resolved[key]:.1%}", "", ""))
+        rows.append((f"rows resolved, {where}", f"{canal.resolved[key]:.1%}", "", ""))
     rows.append(("rows resolved in the true T2", f"{canal.resolved_truth:.1%}", "", ""))
-    return _markdown(("measure", "model", "", ""), rows)
+    return markdown_table(("measure", "model", "", ""), rows)
 
 
 def _continuity(found: Evaluation) -> str:
@@ -224,7 +208,7 @@ def _continuity(found: Evaluation) -> str:
         for c in ALL_CONTRASTS
     ]
     head = ("image", "difference of neighboring slices", "marrow by level, C3 to T1")
-    return _markdown(head, rows)
+    return markdown_table(head, rows)
 
 
 def _injury_note(found: Evaluation) -> str:
@@ -246,7 +230,7 @@ def _injuries(detections: Sequence[Detection]) -> str:
     def area(value: float) -> str:
         return f"{value:.2f}" if math.isfinite(value) else ""
 
-    return _markdown(
+    return markdown_table(
         (
             "finding", "image", "threshold", "sensitivity, visible", "specificity",
             "AUC, visible", "sensitivity, occult", "AUC, occult",
@@ -292,7 +276,7 @@ def _free(uninjured: Sequence[ReferenceFree], real: RealNeck | None) -> str:
         known = [one[name] for one in phantoms if name in one]
         spread = f"{np.median(known):.3f} ({min(known):.3f} to {max(known):.3f})" if known else ""
         rows.append((name, spread, f"{neck[name]:.3f}" if name in neck else ""))
-    return _markdown(("measure", f"{len(phantoms)} uninjured phantoms", "real neck"), rows)
+    return markdown_table(("measure", f"{len(phantoms)} uninjured phantoms", "real neck"), rows)
 
 
 def as_html(found: Evaluation) -> str:
@@ -306,7 +290,7 @@ def as_html(found: Evaluation) -> str:
         f" {escape(str(found.facts['device']))}; {found.facts['seconds']} s.</p>",
     ]
     for title, note, text in _parts(found):
-        body.append(f"<h2>{escape(title)}</h2><p>{_words(note)}</p>{_html_table(text)}")
+        body.append(f"<h2>{escape(title)}</h2><p>{words(note)}</p>{html_table(text)}")
     body.append("<h2>Pictures of phantoms</h2><p>The slice through the canal. Errors: black is 0,"
                 f" white is {WHITE_ERROR}.</p>")  # fmt: skip
     body += [_phantom_figure(one) for one in found.pictures]
@@ -314,51 +298,7 @@ def as_html(found: Evaluation) -> str:
         body.append("<h2>Pictures of the real neck</h2><p>CT, pseudo-T2, pseudo-STIR of every"
                     " slice, from the patient's left to the right.</p>")  # fmt: skip
         body += [_real_figure(found.real, k) for k in range(len(found.real.stack))]
-    return _PAGE.format(title=escape(name), body="\n".join(body))
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Evaluation of {title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 90rem; margin: 2rem auto;
-  padding: 0 1rem; }}
-.scroll {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }}
-th, td {{ border-bottom: 1px solid #8886; padding: .2rem .6rem; text-align: left;
-  white-space: nowrap; }}
-.warn {{ border-left: 4px solid #c60; padding-left: .8rem; }}
-figure {{ margin: 1rem 0; break-inside: avoid; }}
-figure div {{ display: flex; flex-wrap: wrap; gap: 4px; }}
-figure span {{ font-size: 12px; }}
-figure img {{ display: block; width: 192px; }}
-@media print {{ body {{ max-width: none; font-size: 11px; }} table {{ font-size: 8px; }}
-  .scroll {{ overflow: visible; }} figure img {{ width: 120px; }} }}
-</style></head><body>
-{body}
-</body></html>
-"""
-
-
-def _words(note: str) -> str:
-    """Escaped, with the Markdown emphasis of the notes as emphasis."""
-    pieces = escape(note).split("*")
-    return "".join(f"<em>{p}</em>" if i % 2 else p for i, p in enumerate(pieces))
-
-
-def _html_table(markdown: str) -> str:
-    rows = [line.strip("|").split("|") for line in markdown.splitlines()]
-    head = "".join(f"<th>{escape(cell.strip())}</th>" for cell in rows[0])
-    lines = [
-        "<tr>" + "".join(f"<td>{escape(cell.strip())}</td>" for cell in row) + "</tr>"
-        for row in rows[2:]
-    ]
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
+    return page(f"Evaluation of {name}", body)
 
 
 def _phantom_figure(one: Pictures) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 from typing import Any
@@ -16,10 +15,10 @@ from pipeline.evaluation.counterfactual.occult import Marked
 from pipeline.evaluation.counterfactual.run import Results
 from pipeline.evaluation.counterfactual.verdict import verdicts
 from pipeline.evaluation.counterfactual.visible import ELSEWHERE_MM, ELSEWHERE_PERCENTILE
+from pipeline.evaluation.pages import Row, finite, html_table, markdown_table, page, words
 from pipeline.evaluation.scores import NOISE_HU
 
 UNCALIBRATED = "not calibrated"
-Row = Sequence[str]
 
 
 def as_json(results: Results, model: Mapping[str, str]) -> dict[str, Any]:
@@ -39,18 +38,8 @@ def as_json(results: Results, model: Mapping[str, str]) -> dict[str, Any]:
             if row.condition == TRUTH
         ],
     }
-    cleaned: dict[str, Any] = _finite(document)
+    cleaned: dict[str, Any] = finite(document)
     return cleaned
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    if isinstance(value, float):
-        return round(value, 5) if math.isfinite(value) else None
-    return value
 
 
 def as_markdown(results: Results, model: Mapping[str, str]) -> str:
@@ -106,7 +95,7 @@ def _verdicts(results: Results) -> str:
         (v.test, v.asked, f"{v.passed} of {v.of}", f"{v.share:.0%}" if v.of else _why(results))
         for v in verdicts(results)
     ]
-    return _markdown(("test", "asked", "passed", "share"), rows)
+    return markdown_table(("test", "asked", "passed", "share"), rows)
 
 
 def _why(results: Results) -> str:
@@ -134,7 +123,7 @@ def _occult(results: Results) -> str:
         "finding", "output identical", "true", "drawn", "half width", "half width, rest",
         "true signal outside it", "by", "unsupported", "unsupported, rest", "unsupported, body",
     )  # fmt: skip
-    return _markdown(head, rows)
+    return markdown_table(head, rows)
 
 
 def _marks(places: Sequence[Marked]) -> Row:
@@ -175,7 +164,7 @@ def _visible(results: Results) -> str:
         "finding", "phantoms", "true change", "drawn change", "response", "elsewhere, mean",
         "elsewhere, most",
     )  # fmt: skip
-    return _markdown(head, rows)
+    return markdown_table(head, rows)
 
 
 def _evidence(results: Results) -> str:
@@ -197,7 +186,7 @@ def _evidence(results: Results) -> str:
         "cord - CSF, HU", "noise, HU", "response", "center error, mm", "resolved",
         "margin unsupported",
     )  # fmt: skip
-    return _markdown(head, rows)
+    return markdown_table(head, rows)
 
 
 def _unmapped(results: Results) -> str:
@@ -206,11 +195,6 @@ def _unmapped(results: Results) -> str:
 
 def _ranged(mean: float, low: float, high: float) -> str:
     return f"{mean:z.2f} ({low:z.2f} to {high:z.2f})"
-
-
-def _markdown(head: Row, rows: Iterable[Row]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def as_html(results: Results, model: Mapping[str, str]) -> str:
@@ -224,46 +208,9 @@ def as_html(results: Results, model: Mapping[str, str]) -> str:
         f" {results.plan.seeds[0]} to {results.plan.seeds[-1]}; {results.seconds:.0f} s.</p>",
     ]
     for title, note, text in _parts(results):
-        body.append(f"<h2>{escape(title)}</h2><p>{_words(note)}</p>")
+        body.append(f"<h2>{escape(title)}</h2><p>{words(note)}</p>")
         if title == "Evidence":
             shown = [a for a in answers(results.evidence) if a.condition != TRUTH]
             body.append(f"<figure>{response_curves(shown)}</figure>")
-        body.append(_html_table(text))
-    return _PAGE.format(title=escape(name), body="\n".join(body))
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Counterfactual tests of {title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto;
-  padding: 0 1rem; }}
-div {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }}
-th, td {{ border-bottom: 1px solid #8886; padding: .2rem .6rem; text-align: left; }}
-.warn {{ border-left: 4px solid #c60; padding-left: .8rem; }}
-figure {{ margin: 1rem 0; }}
-svg {{ max-width: 100%; height: auto; }}
-</style></head><body>
-{body}
-</body></html>
-"""
-
-
-def _words(note: str) -> str:
-    """Escaped, with the Markdown of the notes as emphasis and code."""
-    for mark, tag in (("*", "em"), ("`", "code")):
-        pieces = note.split(mark) if tag == "code" else escape(note).split(mark)
-        note = "".join(f"<{tag}>{p}</{tag}>" if i % 2 else p for i, p in enumerate(pieces))
-    return note
-
-
-def _html_table(markdown: str) -> str:
-    cells = [[c.strip() for c in line.strip("|").split("|")] for line in markdown.splitlines()]
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in cells[0])
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in cells[2:]
-    )
-    return f"<div><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        body.append(html_table(text))
+    return page(f"Counterfactual tests of {name}", body)
