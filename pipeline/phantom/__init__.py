@@ -21,7 +21,7 @@ from pipeline.phantom.rendering import Rendered, render
 from pipeline.phantom.tissues import Tissue
 from pipeline.phantom.variants import Variant
 
-PHANTOM_VERSION = 3
+PHANTOM_VERSION = 4
 """Goes up whenever a seed becomes another patient; part of the name of a stored pair."""
 
 __all__ = [

@@ -25,7 +25,8 @@ def paint_arch(
         return
     width = canal.width(box.s)
     behind = -box.n - width
-    lamina = _lamina(box, level, width, canal.half_side(box.s), size)
+    outside = _outside_canal(box, width, canal.half_side(box.s), size)
+    lamina = _lamina(box, level, width, outside)
     spinous = _spinous(box, level, number, behind, injuries)
     pillar = _pillar(box, level, size, injuries, number)
     side = np.abs(box.x)
@@ -34,7 +35,8 @@ def paint_arch(
         (side - 12.5 * size, 5.5), (box.n + 3.5, 6.0), (box.s - level.middle + 1, h * 0.34)
     )
     transverse = _transverse(box, level, number, size)
-    arch = blend(lamina, spinous, 2.5)
+    # blending and the root of the spinous process must not enter the canal
+    arch = inside_all(blend(lamina, spinous, 2.5), outside - 0.2)
     process = np.maximum.reduce([arch, pillar, pedicle, transverse])
     bone(box, process, 0.9 * spine.cortex_mm + 0.1)
 
@@ -67,12 +69,17 @@ def paint_between(canvas: Canvas, spine: Spine, canal: Profile) -> None:
     box.paint(Tissue.FLAVUM, inside_all(slab(behind - 1.3, 1.6), 10 - side))
 
 
-def _lamina(box: Region, level: Level, width: Array, half_side: Array, size: float) -> Array:
-    """The arch behind the canal; laminae lean like roof tiles."""
+def _outside_canal(box: Region, width: Array, half_side: Array, size: float) -> Array:
+    """Distance from the canal's wall to the outside, mm; negative in the canal."""
     n = (box.n + width / 2) / (width / 2)
     half = half_side * taper(n, box.s / size)
     ring = (np.abs(n) ** 2.4 + np.abs(box.x / half) ** 2.2) ** (1 / 2.3)
-    outside = (ring - 1) * 7.2 * size
+    out: Array = ((ring - 1) * 7.2 * size).astype(np.float32)
+    return out
+
+
+def _lamina(box: Region, level: Level, width: Array, outside: Array) -> Array:
+    """The arch behind the canal; laminae lean like roof tiles."""
     shingle = box.s - level.middle - 0.55 * (-box.n - 0.75 * width) - 1.5
     h = level.bottom - level.top
     return inside_all(

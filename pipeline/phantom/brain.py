@@ -73,7 +73,10 @@ def _stem(head: Head, cord: CordEntry) -> tuple[Profile, Profile]:
     up = [low_up - 6, low_up, top_up, 0.55 * height, 0.72 * height, height]
     up += [1.25 * height, 1.5 * height, 1.8 * height]
     base = top_front + 0.25 * (tip - top_front - 6)
-    front = [low_front + 5, low_front + 5.2, top_front + 5.8, base + 7, base + 8.5, tip]
+    # the medulla too lies a few millimeters behind the clivus
+    near = [min(share * limit - 1, tip - 3) for share in (0.55, 0.72)]
+    medulla = [max(base + 7, near[0]), max(base + 8.5, near[1])]
+    front = [low_front + 5, low_front + 5.2, top_front + 5.8, *medulla, tip]
     front += [tip - 0.5, min(tip - 4.5, base + 8), min(tip - 3, base + 9)]
     stem_back = tip - 24.5 * size
     back = [low_front - 5, low_front - 5.2, top_front - 5.8, base - 5, stem_back + 2, stem_back]

@@ -33,6 +33,7 @@ class Canal:
         cord_half_side: Half its transverse diameter.
         back_fat: Posterior epidural fat.
         front_gap: Anterior epidural space.
+        premedullary_mm: Most CSF before the medulla, from the basion down to the dens.
         dura: Thickness of the dark rim.
         flow: Field that darkens moving CSF a little.
         root: Field that places rootlets.
@@ -47,6 +48,7 @@ class Canal:
     cord_half_side: Profile
     back_fat: Profile
     front_gap: float
+    premedullary_mm: float
     dura: float
     flow: Field
     root: Field
@@ -56,12 +58,12 @@ class Canal:
     def draw(cls, rng: np.random.Generator, spine: Spine) -> Canal:
         """Draw a canal of 11 to 16.4 mm, with wear narrowing it at the discs."""
         size, uniform = spine.size, rng.uniform
-        base = uniform(10.8, 16.0)
+        base = uniform(11.0, 16.2)
         knots = np.array([-16, -7, 4, 14, 28, 45, 80, 100, 125, 160, 260]) * size
         ratio = [34, 31, *(base * np.array([1.44, 1.30, 1.10, 1, 1, 1.06, 1.10, 1.11, 1.12]))]
         width = Profile(knots, np.array(ratio) * size)
         knots_cord = np.array(CORD_KNOTS_MM) * size
-        center = uniform(0.39, 0.53) + rng.normal(0, 0.055, len(knots_cord))
+        center = uniform(0.38, 0.52) + rng.normal(0, 0.055, len(knots_cord))
         center[0] = 0.46 + uniform(-0.05, 0.05)
         depth = np.interp(CORD_KNOTS_MM, [-14, 2, 20, 40, 60, 92, 120, 200], _CORD_DEPTH_MM)
         side = np.interp(CORD_KNOTS_MM, [-14, 2, 20, 40, 60, 92, 120, 200], _CORD_SIDE_MM)
@@ -71,15 +73,16 @@ class Canal:
             width=width,
             half_side=Profile(
                 np.array([-14, -5, 5, 20, 45, 85, 105, 125, 150, 180, 260]) * size,
-                np.array([17, 16, 14.2, 12.5, 12.6, 12.8, 12.3, 11.6, 10.6, 10.0, 9.8])
+                np.array([17, 16.4, 14.9, 13.2, 13.3, 13.5, 12.8, 11.8, 10.3, 9.6, 9.4])
                 * size
                 * uniform(0.93, 1.07),
             ),
             cord_center=Profile(knots_cord, np.clip(center, *CORD_CENTER_LIMITS)),
-            cord_depth=Profile(knots_cord, depth * size * uniform(0.88, 1.08)),
+            cord_depth=Profile(knots_cord, depth * size * uniform(0.84, 1.06)),
             cord_half_side=Profile(knots_cord, side / 2 * size * uniform(0.93, 1.07)),
             back_fat=Profile(fat_knots, fat),
-            front_gap=uniform(0.15, 0.75),
+            front_gap=uniform(0.1, 0.55),
+            premedullary_mm=uniform(2.5, 7.0),
             dura=uniform(0.35, 0.7),
             flow=Field(rng, (9.0, 4.0, 9.0)),
             root=Field(rng, (2.5, 3.0, 12.0)),
@@ -100,8 +103,19 @@ class Canal:
         # the medulla stays where the brain holds it
         shift = self.shift_mm * np.clip((at / self.size - 5) / 20, 0, 1)
         wanted = -self.cord_center(at) * self.width(at) - shift
+        # the medulla lies close behind the clivus; the room at the foramen magnum is behind it
+        nearest = front - depth / 2 - self.premedullary_mm
+        high_up = np.clip((16 - at / self.size) / 16, 0, 1)
+        wanted = wanted + high_up * np.maximum(nearest - wanted, 0)
         low, high = back + depth / 2 + 0.3, front - depth / 2 - 0.3
         return np.clip(wanted, low, np.maximum(high, low)).astype(np.float32), depth
+
+
+def cord_normal(canal: Canal, spine: Spine, injuries: Injuries, along: float) -> float:
+    """Normal of the cord's center at one position along the spine, mm."""
+    at = np.array([along], dtype=np.float32)
+    center, _ = canal.cord(at, *canal.sac(at, *narrowing(spine, injuries)))
+    return float(center[0])
 
 
 _CORD_DEPTH_MM = (11.5, 9.0, 8.2, 7.8, 7.6, 7.5, 7.2, 7.0)

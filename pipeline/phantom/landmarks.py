@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.geometry import Float64
-from pipeline.phantom.canal import narrowing
+from pipeline.phantom.canal import cord_normal
 from pipeline.phantom.person import Patient
 
 
@@ -34,10 +34,8 @@ def centerline_mm(person: Patient, step_mm: float = 3.0) -> Float64:
 
 def cord_center_mm(person: Patient, along: float) -> Float64:
     """Center of the cord at a position along the spine, ``(3,)``."""
-    at = np.array([along], dtype=np.float32)
-    front, back = person.canal.sac(at, *narrowing(person.spine, person.injuries))
-    center, _ = person.canal.cord(at, front, back)
-    return person.frame.position_mm(along, float(center[0]))
+    normal = cord_normal(person.canal, person.spine, person.injuries, along)
+    return person.frame.position_mm(along, normal)
 
 
 def _disc_name(above: str, below: str) -> str:

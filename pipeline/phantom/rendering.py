@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.geometry import Float32, Grid
 from pipeline.phantom.arch import paint_between, paint_interspinous_injury
 from pipeline.phantom.brain import CordEntry, paint_brain
-from pipeline.phantom.canal import paint_canal, paint_roots
+from pipeline.phantom.canal import cord_normal, paint_canal, paint_roots
 from pipeline.phantom.canvas import Canvas
 from pipeline.phantom.craniovertebral import paint_craniovertebral
 from pipeline.phantom.face import paint_face
@@ -158,10 +158,9 @@ def _paint(canvas: Canvas, patient: Patient, depth: Float32) -> None:
 
 def _cord_entry(patient: Patient) -> CordEntry:
     """Center of the cord below and in the foramen magnum, in the head's frame."""
-    canal, size = patient.canal, patient.size
     points = []
-    for along in (-4.0 * size, -10.0 * size):
-        normal = -canal.cord_center.at(along) * canal.width.at(along)
+    for along in (-4.0 * patient.size, -10.0 * patient.size):
+        normal = cord_normal(patient.canal, patient.spine, patient.injuries, along)
         points.append(patient.frame.head_point(along, normal))
     return points[0], points[1]
 

@@ -88,9 +88,10 @@ def _paint_disc(
 def _paint_nucleus(box: Region, level: Level, front: Array, side: Array, across: Array) -> None:
     """Bright lens; with age it darkens, cracks, and at last holds gas."""
     palette = box.canvas.palette
-    half = 0.36 * (level.top - level.disc_top) + 0.6 * level.hollow + 0.3
+    half = 0.33 * (level.top - level.disc_top) + 0.6 * level.hollow + 0.3
     ring = np.sqrt((front + 0.06) ** 2 / 0.66 + side**2 / 0.72 + (across / half) ** 2)
-    lens = ((1 - ring) * half).astype(np.float32)
+    # it passes into the annulus without a sharp border
+    lens = (0.6 * (1 - ring) * half).astype(np.float32)
     young = np.float32(np.clip(1.15 - 1.2 * level.wear, 0.06, 1.0))
     t2 = palette.t2[Tissue.ANNULUS] + young * (
         palette.t2[Tissue.NUCLEUS] - palette.t2[Tissue.ANNULUS]
@@ -158,7 +159,7 @@ def _paint_body(
     box.paint(Tissue.MARROW, inside - rim, hu=float(marrow_hu))
     vein = inside_all(slab(at, 0.09) * half, 1.9 * spine.vein - np.abs(box.x), -front * 7 - 1.5)
     box.paint(Tissue.VEIN, inside_all(vein, inside + 1.5), hu=float(0.5 * marrow_hu + 30))
-    _paint_fracture(injuries, number, box, at, front, inside, rim)
+    _paint_fracture(injuries, number, level, box, at, front, inside, rim)
 
 
 def _gape(
@@ -196,12 +197,14 @@ def _collapse(
 def _paint_fracture(
     injuries: Injuries,
     number: int,
+    level: Level,
     box: Region,
     at: Array,
     front: Array,
     inside: Array,
     rim: Array,
 ) -> None:
+    """Oedema around the line; the CT shows the line and the trabeculae pressed together beside it."""
     fracture = injuries.get(Finding.VERTEBRAL_FRACTURE)
     if fracture is None or number != injuries.level:
         return
@@ -210,9 +213,16 @@ def _paint_fracture(
     wave = 0.12 * np.sin(box.x / 3.0 + 6 * fracture.shape[3]) + 0.10 * np.sin(4 * front)
     reach = 0.5 + 1.2 * fracture.severity
     swollen = inside_all(inside - rim, (reach - np.abs(away)) * 6)
-    box.paint(Tissue.MARROW_OEDEMA, swollen, is_hidden_on_ct=not fracture.ct_visible)
+    palette, half = box.canvas.palette, (level.bottom - level.top) / 2
+    pressed = (90 + 130 * fracture.severity) * np.exp(-(((away + wave) * half / 2.5) ** 2))
+    box.paint(
+        Tissue.MARROW_OEDEMA,
+        swollen,
+        hu=(palette.hu[Tissue.MARROW_OEDEMA] * level.density + pressed).astype(np.float32),
+        is_hidden_on_ct=not fracture.ct_visible,
+    )
     if fracture.ct_visible:
-        gap = 0.35 + 0.6 * fracture.severity
+        gap = 0.5 + 0.8 * fracture.severity
         box.paint(Tissue.FRACTURE_LINE, inside_all(inside, slab((away + wave) * 6, gap)))
 
 
