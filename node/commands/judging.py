@@ -39,6 +39,8 @@ def evaluate(
     try:
         plan = Plan(pool or POOL, seeds_of(seeds))
         model = load_model(model_folder)
+        # neither is there for Stable Diffusion, which `pseudomri bench synthesis` compares
+        _ = model.pipeline
         regression = None if regression_folder is None else load_model(regression_folder)
     except (FileNotFoundError, ValueError) as error:
         raise Refuse(str(error)) from error

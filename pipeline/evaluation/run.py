@@ -234,59 +234,85 @@ def evaluate_all(
     """
     began = time.perf_counter()
     _fill(plan, tell)
-    run = model_method(model)
-    others = _baselines(plan, regression)
+    judging = _Judging(plan, model, regression)
     tuned: list[Sample] = []
     for case in _cases(plan.pool, plan.tuning, "thresholds", tell):
-        tuned += _samples(run(case.ct), case)
-    tallies = {name: Tally() for name in ("model", *others, "codec only")}
-    steps_name = f"{plan.steps} steps from noise"
-    stepped = {name: Tally() for name in ("model", steps_name)}
-    canal, following = CanalTally(), _Following()
-    judged: list[Sample] = []
-    uninjured: list[ReferenceFree] = []
-    pictures: list[Pictures] = []
-    for number, case in enumerate(_cases(plan.pool, plan.judged, "held-out phantoms", tell)):
-        made: dict[str, Images] = {"model": run(case.ct)}
-        made |= {name: method(case.ct) for name, method in others.items()}
-        # the codec alone is no method on CT: it is shown the truth
-        made["codec only"] = _coded(model, case.pair)
-        for name, images in made.items():
-            tallies[name].add(images, case.pair)
-        canal.add(made["model"][Contrast.T2], case.pair, case.person, case.course, case.grid)
-        following.add(made["model"], case)
-        judged += _samples(made["model"], case)
-        if not case.person.findings:
-            uninjured.append(measure(case.ct, made["model"], case.course))
-        if number < STEPPED_PHANTOMS and plan.steps:
-            made[steps_name] = _stepped(run, model, plan.steps, case, stepped)
-        if len(pictures) < PICTURED:
-            pictures.append(_picture(case, made))
-    neck = None if real is None else _real(run, model, *real, tell)
+        tuned += _samples(judging.run(case.ct), case)
+    for case in _cases(plan.pool, plan.judged, "held-out phantoms", tell):
+        judging.add(case)
+    neck = None if real is None else _real(judging.run, model, *real, tell)
     return Evaluation(
         model={"name": model.name, "version": model.version, "digest": model.digest},
-        facts={
-            "normalization": NORMALIZATION,
-            "mask": MASK,
-            "noise": NOISE,
-            "judged": [plan.judged.start, plan.judged.stop],
-            "tuning": [plan.tuning.start, plan.tuning.stop],
-            "lookup": [plan.lookup.start, plan.lookup.stop],
-            "stepped": f"{STEPPED_SLICES} slices through the canal of the first"
-            f" {min(STEPPED_PHANTOMS, len(plan.judged))} phantoms; model and baseline are given"
-            " these slices alone",
-            "device": f"{model.device} {model.dtype}, {torch.get_num_threads()} thread(s)",
-            "seconds": round(time.perf_counter() - began, 1),
-        },
-        scores={name: tally.scores() for name, tally in tallies.items()},
-        stepped={name: tally.scores() for name, tally in stepped.items() if tally.scores()},
-        canal=canal.score(),
-        continuity=following.result(),
-        detections=detect(tuned, judged),
-        uninjured=uninjured,
+        facts=_facts(plan, model) | {"seconds": round(time.perf_counter() - began, 1)},
+        scores={name: tally.scores() for name, tally in judging.tallies.items()},
+        stepped={name: t.scores() for name, t in judging.stepped.items() if t.scores()},
+        canal=judging.canal.score(),
+        continuity=judging.following.result(),
+        detections=detect(tuned, judging.samples),
+        uninjured=judging.uninjured,
         real=neck,
-        pictures=pictures,
+        pictures=judging.pictures,
     )
+
+
+class _Judging:
+    """Makes every image of a held-out phantom once and measures it in all ways.
+
+    Args:
+        plan: Of the evaluation.
+        model: Under test.
+        regression: The same network trained as plain regression.
+    """
+
+    def __init__(self, plan: Plan, model: Model, regression: Model | None) -> None:
+        self.run = model_method(model)
+        self.steps_name = f"{plan.steps} steps from noise"
+        self._plan, self._model = plan, model
+        self._others = _baselines(plan, regression)
+        self.tallies = {name: Tally() for name in ("model", *self._others, "codec only")}
+        self.stepped = {name: Tally() for name in ("model", self.steps_name)}
+        self.canal, self.following = CanalTally(), _Following()
+        self.samples: list[Sample] = []
+        self.uninjured: list[ReferenceFree] = []
+        self.pictures: list[Pictures] = []
+        self._count = 0
+
+    def add(self, case: _Case) -> None:
+        """Judge one phantom; the first few by many steps too, and with a picture."""
+        ours = self.run(case.ct)
+        made: dict[str, Images] = {"model": ours}
+        made |= {name: method(case.ct) for name, method in self._others.items()}
+        # the codec alone is no method on CT: it is shown the truth
+        made["codec only"] = _coded(self._model, case.pair)
+        for name, images in made.items():
+            self.tallies[name].add(images, case.pair)
+        self.canal.add(ours[Contrast.T2], case.pair, case.person, case.course, case.grid)
+        self.following.add(ours, case)
+        self.samples += _samples(ours, case)
+        if not case.person.findings:
+            self.uninjured.append(measure(case.ct, ours, case.course))
+        steps = self._plan.steps
+        if steps and self._count < STEPPED_PHANTOMS:
+            made[self.steps_name] = _stepped(self.run, self._model, steps, case, self.stepped)
+        if len(self.pictures) < PICTURED:
+            self.pictures.append(_picture(case, made))
+        self._count += 1
+
+
+def _facts(plan: Plan, model: Model) -> dict[str, object]:
+    """What the figures depend on."""
+    return {
+        "normalization": NORMALIZATION,
+        "mask": MASK,
+        "noise": NOISE,
+        "judged": [plan.judged.start, plan.judged.stop],
+        "tuning": [plan.tuning.start, plan.tuning.stop],
+        "lookup": [plan.lookup.start, plan.lookup.stop],
+        "stepped": f"{STEPPED_SLICES} slices through the canal of the first"
+        f" {min(STEPPED_PHANTOMS, len(plan.judged))} phantoms; model and baseline are given"
+        " these slices alone",
+        "device": f"{model.device} {model.dtype}, {torch.get_num_threads()} thread(s)",
+    }
 
 
 def _fill(plan: Plan, tell: Tell) -> None:

@@ -204,7 +204,7 @@ def _paint_fracture(
     inside: Array,
     rim: Array,
 ) -> None:
-    """Oedema around the line; the CT shows the line and the trabeculae pressed together beside it."""
+    """Oedema around the line; the CT shows the line and trabeculae pressed together beside it."""
     fracture = injuries.get(Finding.VERTEBRAL_FRACTURE)
     if fracture is None or number != injuries.level:
         return
