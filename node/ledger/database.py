@@ -30,6 +30,11 @@ BUSY_S: Final = 20.0
 """How long a writer waits for its turn. Below the DIMSE timeouts of common senders (30 s), so that
 a sender hears 0xA700 instead of giving up on us."""
 
+IDLE_S: Final = 10.0
+"""How long PostgreSQL lets a writer hold its turn without a word: a process that was stopped, or
+whose host is gone, must not keep the others from theirs. Below `BUSY_S`; a transaction of ours
+takes milliseconds."""
+
 _CHAIN_LOCK: Final = 0x70736575
 """The key of PostgreSQL's advisory lock; any constant that nothing else in that database uses."""
 
@@ -64,6 +69,7 @@ def connect(url: str) -> Engine:
         engine = create_engine(
             parsed, connect_args={"options": options}, pool_timeout=BUSY_S, pool_pre_ping=True
         )
+        event.listen(engine, "connect", _prepare_postgresql)
         event.listen(engine, "begin", _begin_postgresql)
         return engine
     raise Stop(f"database_url: expected sqlite or postgresql, found {backend}")
@@ -206,10 +212,15 @@ def _as_retry() -> Iterator[None]:
     """Say `Retry` when the database could not do it now; let our own mistakes through."""
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeoutError) as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
+    except PoolTimeoutError as error:
+        raise Retry(f"the ledger's database did not answer: {error}") from error
+    except DBAPIError as error:
+        is_away = isinstance(error, OperationalError | InterfaceError)
+        # PostgreSQL ends the connection of a writer that was silent for too long.
+        if not (is_away or error.connection_invalidated):
+            raise
         # The message of the driver alone: SQLAlchemy's own would quote the parameters.
-        raise Retry(f"the ledger's database did not answer: {cause}") from error
+        raise Retry(f"the ledger's database did not answer: {error.orig}") from error
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
@@ -228,8 +239,28 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
+def _prepare_postgresql(connection: Any, _: object) -> None:
+    """Refuse a server whose commit does not mean that the change will outlive a power cut.
+
+    Raises:
+        Stop: Naming the parameter of the server, what it is and what it must be.
+    """
+    for parameter in ("fsync", "synchronous_commit"):
+        found = connection.execute(f"SHOW {parameter}").fetchone()[0]
+        if found == "off":
+            raise Stop(
+                f"database_url: expected a PostgreSQL with {parameter} = on, found off; the node"
+                " answers success for what is durable only. Switch it on in postgresql.conf"
+            )
+    # The pool takes no connection that is inside a transaction.
+    connection.commit()
+
+
 def _begin_postgresql(connection: Connection) -> None:
     if connection.get_execution_options().get(_READING, False):
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
     else:
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CHAIN_LOCK})")
+        connection.exec_driver_sql(
+            f"SET LOCAL idle_in_transaction_session_timeout = {int(IDLE_S * 1000)};"
+            f"SELECT pg_advisory_xact_lock({_CHAIN_LOCK})"
+        )

@@ -59,9 +59,9 @@ def settings_for(folder: Path, **sections: dict[str, Any]) -> Settings:
     return defaults.model_copy(update=updated)
 
 
-def new_ledger(folder: Path, clock: Any) -> Ledger:
-    """A ledger of its own, migrated."""
-    url = sqlite_url(folder / "node.sqlite")
+def new_ledger(folder: Path, clock: Any, url: str = "") -> Ledger:
+    """A ledger of its own, migrated; on SQLite in `folder` when no URL is given."""
+    url = url or sqlite_url(folder / "node.sqlite")
     migrate(url)
     return open_ledger(url, clock)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from node.audit import GENESIS, Event, Kind, canonical, event_hash, verify
 from node.clock import utc_now
 from node.ledger import open_ledger
-from tests.node.samples import Clock, new_ledger
+from tests.node.samples import Clock
 
 DETAILS = st.dictionaries(
     st.text(max_size=8),
@@ -85,10 +84,10 @@ def test_numbers_that_json_does_not_have_are_refused() -> None:
         canonical({"value": float("nan")})
 
 
-def test_writers_in_threads_and_processes_share_one_chain(tmp_path: Path) -> None:
-    first = new_ledger(tmp_path, Clock())
+def test_writers_in_threads_and_processes_share_one_chain(database_url: str) -> None:
+    first = open_ledger(database_url, Clock())
     # Another connection pool with a lock of its own stands for another process.
-    second = open_ledger(first.database.engine.url.render_as_string(), utc_now)
+    second = open_ledger(database_url, utc_now)
 
     def write(ledger: Any) -> None:
         for _ in range(20):

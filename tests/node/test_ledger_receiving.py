@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from node.audit import Kind, verify
 from node.errors import LostRace, Retry
-from node.ledger import Ledger, database
+from node.ledger import Ledger, database, open_ledger
 from node.ledger.receiving import Conflict, ConflictReason, Duplicate, Ending, Stored
 from node.records import AssociationRecord, QuarantineRecord, SelectionRecord
 from node.states import SeriesState
-from tests.node.samples import SERIES_UID, STUDY_UID, Clock, new_ledger, received
+from tests.node.samples import SERIES_UID, STUDY_UID, Clock, received
 
 
 class Desk:
     """A ledger with a clock and one open association."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, url: str) -> None:
         self.clock = Clock()
-        self.ledger: Ledger = new_ledger(folder, self.clock)
+        self.ledger: Ledger = open_ledger(url, self.clock)
         self.association = self.open()
 
     def open(self) -> int:
@@ -53,8 +52,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Any:
-    desk = Desk(tmp_path)
+def desk(database_url: str) -> Any:
+    desk = Desk(database_url)
     yield desk
     desk.ledger.close()
 
@@ -193,11 +192,11 @@ def test_a_transaction_that_fails_leaves_nothing(desk: Desk) -> None:
 
 
 def test_a_busy_database_asks_for_a_retry_and_tells_no_values(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "BUSY_S", 0.05)
-    desk = Desk(tmp_path)
-    blocker = new_ledger(tmp_path, desk.clock)
+    desk = Desk(database_url)
+    blocker = open_ledger(database_url, desk.clock)
     with blocker.database.transaction(), pytest.raises(Retry) as caught:
         desk.record(1)
     assert SERIES_UID not in str(caught.value)

@@ -26,17 +26,15 @@ HERE = Destination("pacs", "PACS", "192.0.2.1", 104)
 THERE = Destination("archive", "ARCHIVE", "192.0.2.2", 104)
 
 
-def open_in(folder: Path) -> Ledger:
-    url = sqlite_url(folder / "node.sqlite")
-    migrate(url)
+def open_in(folder: Path, url: str) -> Ledger:
     ledger = open_ledger(url, utc_now)
     put_ct_on_record(ledger, Archive(folder / "archive"))
     return ledger
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = open_in(tmp_path)
+def ledger(tmp_path: Path, database_url: str) -> Iterator[Ledger]:
+    opened = open_in(tmp_path, database_url)
     yield opened
     opened.close()
 
@@ -80,7 +78,9 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
-        self.ledger = open_in(self.folder)
+        url = sqlite_url(self.folder / "node.sqlite")
+        migrate(url)
+        self.ledger = open_in(self.folder, url)
         new = new_synthesis(self.ledger)
         self.ledger.syntheses.create(new, ACTOR)
         self.job_id = new.job_id

@@ -18,10 +18,9 @@ from node.ledger.schema import check, expected_version
 from node.records import Record
 
 
-def test_the_migrations_make_exactly_the_tables_of_the_records(tmp_path: Path) -> None:
-    url = sqlite_url(tmp_path / "node.sqlite")
-    migrate(url)
-    engine = connect(url)
+def test_the_migrations_make_exactly_the_tables_of_the_records(new_url: str) -> None:
+    migrate(new_url)
+    engine = connect(new_url)
     with engine.connect() as connection:
         context = MigrationContext.configure(
             connection, opts={"compare_type": True, "compare_server_default": True}
@@ -31,10 +30,11 @@ def test_the_migrations_make_exactly_the_tables_of_the_records(tmp_path: Path) -
         for table in Record.metadata.sorted_tables:
             found = inspect(connection).get_pk_constraint(table.name)["name"]
             assert found == f"pk_{table.name}"
+    engine.dispose()
 
 
-def test_migrating_again_and_by_many_at_once_is_harmless(tmp_path: Path) -> None:
-    url = sqlite_url(tmp_path / "node.sqlite")
+def test_migrating_again_and_by_many_at_once_is_harmless(new_url: str) -> None:
+    url = new_url
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -54,13 +54,13 @@ def test_migrating_again_and_by_many_at_once_is_harmless(tmp_path: Path) -> None
     open_ledger(url, utc_now).close()
 
 
-def test_an_empty_database_is_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_an_empty_database_is_refused_with_the_remedy(new_url: str) -> None:
     with pytest.raises(Stop, match=r"expected version \d+, found none"):
-        open_ledger(sqlite_url(tmp_path / "node.sqlite"), utc_now)
+        open_ledger(new_url, utc_now)
 
 
-def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
-    url = sqlite_url(tmp_path / "node.sqlite")
+def test_a_newer_schema_is_refused_and_left_alone(new_url: str) -> None:
+    url = new_url
     migrate(url)
     engine = connect(url)
     with engine.begin() as connection:
@@ -69,6 +69,7 @@ def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
         migrate(url)
     with pytest.raises(Stop, match=f"expected version {expected_version()}, found 9999"):
         check(engine)
+    engine.dispose()
 
 
 @pytest.mark.parametrize("url", ["no url", "mysql://x/y", "oracle://x/y"])

@@ -1,0 +1,137 @@
+"""What PostgreSQL adds: writers on other hosts, servers that forget, writers that stand still."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from node.audit import Kind, verify
+from node.clock import utc_now
+from node.errors import Retry, Stop
+from node.ledger import Ledger, database, open_ledger
+from tests.node.samples import SERIES_UID
+from tests.peers import wait_until
+from tests.postgresql import PostgreSQL
+
+ROOT = Path(__file__).resolve().parents[2]
+WRITERS, INSTANCES = 2, 30
+
+WRITER = """
+import sys
+from node.clock import utc_now
+from node.ledger import open_ledger
+from tests.node.samples import received
+
+url, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+receiving = open_ledger(url, utc_now).receiving
+association = receiving.open_association(f"receive-{first}", "CT1", "US", "127.0.0.1")
+for number in range(first, first + count):
+    receiving.record_instance(received(number), association, "CT1", "127.0.0.1")
+"""
+
+HOLDER = """
+import sys, time
+from node.clock import utc_now
+from node.ledger import database, open_ledger
+from sqlalchemy import text
+
+database.IDLE_S = 1.0
+with open_ledger(sys.argv[1], utc_now).database.transaction() as session:
+    print("mine", flush=True)
+    while True:
+        session.execute(text("SELECT 1"))
+"""
+
+
+@pytest.fixture
+def url(postgresql: PostgreSQL) -> str:
+    return postgresql.empty_ledger()
+
+
+@pytest.fixture
+def ledger(url: str) -> Iterator[Ledger]:
+    opened = open_ledger(url, utc_now)
+    yield opened
+    opened.close()
+
+
+def run(script: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def test_writers_in_several_processes_share_one_chain_and_one_series(
+    url: str, ledger: Ledger
+) -> None:
+    """Overlapping numbers: each process also sends what another one has sent."""
+    processes = [run(WRITER, url, n * INSTANCES // 2, INSTANCES) for n in range(WRITERS)]
+    assert [process.wait(60) for process in processes] == [0] * WRITERS
+    held = ledger.series.get(SERIES_UID)
+    assert held is not None
+    distinct = (WRITERS + 1) * INSTANCES // 2
+    assert len(held.instances) == distinct
+    events = list(ledger.reports.events())
+    assert verify(events) is None
+    kinds = [event.kind for event in events]
+    assert kinds.count("instance.received") == distinct
+    assert kinds.count("instance.duplicate") == WRITERS * INSTANCES - distinct
+
+
+def test_a_writer_that_stands_still_gives_way(url: str, ledger: Ledger) -> None:
+    holder = run(HOLDER, url)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "mine\n"
+        os.kill(holder.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        ledger.receiving.open_association("receive-0", "CT1", "US", "127.0.0.1")
+        assert time.monotonic() - began < database.BUSY_S
+        os.kill(holder.pid, signal.SIGCONT)
+        assert holder.wait(30) != 0
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def test_a_connection_that_was_ended_asks_for_a_retry(
+    postgresql: PostgreSQL, ledger: Ledger
+) -> None:
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'ledger'"
+
+    def write() -> None:
+        with ledger.database.transaction() as session:
+            postgresql.execute(end)
+            ledger.database.append_audit(session, Kind.INSTANCE_RECEIVED, "1.2", "CT1")
+
+    with pytest.raises(Retry, match="did not answer"):
+        write()
+    assert list(ledger.reports.events()) == []
+    ledger.receiving.open_association("receive-0", "CT1", "US", "127.0.0.1")
+
+
+@pytest.mark.parametrize("parameter", ["fsync", "synchronous_commit"])
+def test_a_server_that_forgets_is_refused(postgresql: PostgreSQL, url: str, parameter: str) -> None:
+    def is_refused() -> bool:
+        try:
+            open_ledger(url, utc_now).close()
+        except Stop as error:
+            return f"{parameter} = on, found off" in str(error)
+        return False
+
+    assert not is_refused()
+    postgresql.execute(f"ALTER SYSTEM SET {parameter} = off")
+    try:
+        postgresql.execute("SELECT pg_reload_conf()")
+        # The server takes a new value when it gets to it.
+        wait_until(is_refused, 10)
+    finally:
+        postgresql.execute(f"ALTER SYSTEM RESET {parameter}")
+        postgresql.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: not is_refused(), 10)
