@@ -129,6 +129,18 @@ class DeliverySettings(_Section):
         return self
 
 
+class WebSettings(_Section):
+    """Health and metrics: where they are served, and from when on something is wrong."""
+
+    bind_address: str
+    port: Port
+    token_file: Path | None = None
+    role_silent_s: PositiveSeconds
+    queue_limit_s: PositiveSeconds
+    delivery_limit_s: PositiveSeconds
+    verify_chain_s: PositiveSeconds
+
+
 class LoggingSettings(_Section):
     """What the process prints. Identifiers of patients are never among it."""
 
@@ -152,6 +164,7 @@ class Settings(BaseSettings):
     selection: SelectionSettings
     synthesis: SynthesisSettings
     delivery: DeliverySettings
+    web: WebSettings
     logging: LoggingSettings
 
     @classmethod

@@ -75,7 +75,7 @@ def demo(
 def serve(
     config: ConfigOption = None,
     role: Annotated[
-        str | None, typer.Option("--role", help="receive or work: this role alone.")
+        str | None, typer.Option("--role", help="receive, work or web: this role alone.")
     ] = None,
     supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
 ) -> None:

@@ -1,4 +1,5 @@
-"""Builds the node and runs its roles: `receive` takes CT in, `work` computes and delivers.
+"""Builds the node and runs its roles: `receive` takes CT in, `work` computes and delivers, `web`
+tells how things are.
 
 Each role is a process of its own, so that receiving starts and goes on when the accelerator's stack
 is broken. They meet in the data folder: ledger, archive, workflow engine.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
@@ -36,6 +38,10 @@ WORK_GRACE_S: Final = 8
 RECONCILE_S: Final = 30.0
 # An hour of a database that is away fills no disk with messages.
 TROUBLE_PAUSE_S: Final = 5.0
+# How often a role tells that it lives, between its turns.
+BEAT_S: Final = 1.0
+# How often the web role reads on in the audit chain.
+WEB_TURN_S: Final = 2.0
 
 OnReady = Callable[[str], None]
 """Told one line when the role does its work."""
@@ -48,6 +54,7 @@ class Role(StrEnum):
 
     RECEIVE = "receive"
     WORK = "work"
+    WEB = "web"
 
 
 def prepare(settings: Settings) -> None:
@@ -75,11 +82,9 @@ def run_role(role: Role, settings: Settings, stop: threading.Event, on_ready: On
     """
     logs.configure(settings.logging, str(role))
     prepare(settings)
-    with hold(settings.node.data_folder, _lock_name(role, settings)):
-        if role is Role.RECEIVE:
-            _receive(settings, stop, on_ready)
-        else:
-            _work(settings, stop, on_ready)
+    run = {Role.RECEIVE: _receive, Role.WORK: _work, Role.WEB: _web}[role]
+    with hold(settings.node.data_folder, _lock_name(role, settings)) as beat:
+        run(settings, Turns(stop, beat), on_ready)
 
 
 def new_synthesis(
@@ -106,7 +111,42 @@ def new_synthesis(
     )
 
 
-def _receive(settings: Settings, stop: threading.Event, on_ready: OnReady) -> None:
+class Turns:
+    """The main loop of a role: turn after turn until it is told to stop, beating while all is well.
+
+    Args:
+        stop: Set to end the loop.
+        beat: Called when a turn went well and at least every `BEAT_S` of the rest after it.
+    """
+
+    def __init__(self, stop: threading.Event, beat: Callable[[], None]) -> None:
+        self._stop: Final = stop
+        self._beat: Final = beat
+
+    def repeat(self, turn: Callable[[], object], pause_s: float) -> None:
+        """Take a turn, rest; trouble makes for a longer rest, not for an end."""
+        while not self._stop.is_set():
+            is_well, rest_s = False, max(pause_s, TROUBLE_PAUSE_S)
+            try:
+                turn()
+                is_well, rest_s = True, pause_s
+            except Retry as error:
+                log.warning("the next turn may do better", reason=str(error))
+            except Exception as error:
+                log.error("turn failed", reason=logs.describe(error))
+            self._rest(rest_s, is_well)
+
+    def _rest(self, rest_s: float, is_well: bool) -> None:
+        end = time.monotonic() + rest_s
+        while True:
+            if is_well:
+                self._beat()
+            left_s = end - time.monotonic()
+            if left_s <= 0 or self._stop.wait(min(left_s, BEAT_S)):
+                return
+
+
+def _receive(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
     from node.receive import Receiver  # noqa: PLC0415  the other role has no use for it
 
     ledger, archive = open_parts(settings, "receive-0")
@@ -129,14 +169,14 @@ def _receive(settings: Settings, stop: threading.Event, on_ready: OnReady) -> No
             completion.run_once(utc_now())
             dispatcher.run_once()
 
-        _repeat(turn, settings.completion.poll_s, stop)
+        turns.repeat(turn, settings.completion.poll_s)
     finally:
         receiver.stop(RECEIVE_GRACE_S)
         dispatcher.close()
         ledger.close()
 
 
-def _work(settings: Settings, stop: threading.Event, on_ready: OnReady) -> None:
+def _work(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
     # torch comes in here and nowhere else in the node.
     from node.computing import load, real_stages  # noqa: PLC0415
     from node.reconcile import Reconciler  # noqa: PLC0415
@@ -149,26 +189,25 @@ def _work(settings: Settings, stop: threading.Event, on_ready: OnReady) -> None:
     reconciler = Reconciler(ledger, engine_url(settings), worker.actor)
     worker.launch()
     on_ready(f"device={model.device} model={model.digest[:12]}")
-    _repeat(reconciler.run_once, RECONCILE_S, stop)
+    turns.repeat(reconciler.run_once, RECONCILE_S)
     reconciler.close()
     # What computes longer than this is left to the next start. Its threads cannot be stopped:
     # whoever runs this role ends the process.
     worker.stop(WORK_GRACE_S)
 
 
-def _repeat(turn: Callable[[], object], pause_s: float, stop: threading.Event) -> None:
-    """Take a turn, rest, until `stop` is set; trouble makes for a longer rest, not for an end."""
-    while not stop.is_set():
-        rest_s = pause_s
-        try:
-            turn()
-        except Retry as error:
-            log.warning("the next turn may do better", reason=str(error))
-            rest_s = max(pause_s, TROUBLE_PAUSE_S)
-        except Exception as error:
-            log.error("turn failed", reason=logs.describe(error))
-            rest_s = max(pause_s, TROUBLE_PAUSE_S)
-        stop.wait(rest_s)
+def _web(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
+    from node.web.server import Pages  # noqa: PLC0415  FastAPI, which nobody else needs
+
+    ledger, archive = open_parts(settings, "web")
+    pages = Pages(settings, ledger, archive)
+    try:
+        pages.start()
+        on_ready(f"web_port={pages.port}")
+        turns.repeat(pages.turn, WEB_TURN_S)
+    finally:
+        pages.stop()
+        ledger.close()
 
 
 def _lock_name(role: Role, settings: Settings) -> str:

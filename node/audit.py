@@ -106,14 +106,38 @@ def verify(events: Iterable[Event], head: str | None = None) -> Broken | None:
         head: The hash of the last event as noted elsewhere; without it, events cut off at the end
             go unseen.
     """
-    previous, expected = GENESIS, 1
+    walk = Walk()
     for event in events:
-        if event.sequence != expected:
-            return Broken(event.sequence, f"expected sequence {expected}, found {event.sequence}")
-        if event.previous_hash != previous:
+        broken = walk.take(event)
+        if broken is not None:
+            return broken
+    if head is not None and head != walk.head:
+        return Broken(
+            walk.sequence + 1, f"the chain ends with {walk.head[:12]}, expected {head[:12]}"
+        )
+    return None
+
+
+class Walk:
+    """A walk along the chain that can be gone on with as it grows.
+
+    `sequence` and `head` are those of the last event that held.
+    """
+
+    def __init__(self) -> None:
+        self.sequence = 0
+        self.head = GENESIS
+
+    def take(self, event: Event) -> Broken | None:
+        """The next event: None when it continues the chain, which then ends with it."""
+        if event.sequence != self.sequence + 1:
+            return Broken(
+                event.sequence, f"expected sequence {self.sequence + 1}, found {event.sequence}"
+            )
+        if event.previous_hash != self.head:
             return Broken(event.sequence, "does not continue the event before it")
         found = event_hash(
-            previous,
+            self.head,
             event.sequence,
             event.at,
             event.kind,
@@ -123,7 +147,5 @@ def verify(events: Iterable[Event], head: str | None = None) -> Broken | None:
         )
         if found != event.hash:
             return Broken(event.sequence, "its content does not match its hash")
-        previous, expected = event.hash, expected + 1
-    if head is not None and head != previous:
-        return Broken(expected, f"the chain ends with {previous[:12]}, expected {head[:12]}")
-    return None
+        self.sequence, self.head = event.sequence, event.hash
+        return None

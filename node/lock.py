@@ -1,28 +1,35 @@
-"""One process per role and data folder: an advisory lock that dies with its holder."""
+"""One process per role and data folder: an advisory lock that dies with its holder.
+
+The lock's file also tells others how its holder is: it beats by touching it, and empties it when it
+ends in order. A file with a holder in it and an old beat is a role that died or hangs.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from node.errors import Stop
 
+_FOLDER = "locks"
+_SUFFIX = ".lock"
+
 
 @contextmanager
-def hold(data_folder: Path, name: str) -> Iterator[None]:
-    """Hold the lock of this name while the block runs.
+def hold(data_folder: Path, name: str) -> Iterator[Callable[[], None]]:
+    """Hold the lock of this name while the block runs; yields the function that beats.
 
     The kernel gives it back when the process ends, however it ends, so there is none to be stale.
 
     Raises:
         Stop: When another process holds it, with its process id.
     """
-    folder = data_folder / "locks"
+    folder = data_folder / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.lock"
+    path = folder / f"{name}{_SUFFIX}"
     with path.open("a+") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -36,4 +43,15 @@ def hold(data_folder: Path, name: str) -> Iterator[None]:
         stream.truncate(0)
         stream.write(str(os.getpid()))
         stream.flush()
-        yield
+        yield lambda: os.utime(path)
+        stream.truncate(0)
+
+
+def beats(data_folder: Path) -> dict[str, float]:
+    """When each holder that has not ended in order last beat: lock name to POSIX time."""
+    found = {}
+    for path in sorted((data_folder / _FOLDER).glob(f"*{_SUFFIX}")):
+        state = path.stat()
+        if state.st_size:
+            found[path.name.removesuffix(_SUFFIX)] = state.st_mtime
+    return found

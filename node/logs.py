@@ -1,6 +1,8 @@
 """What the processes print: events with UIDs and AE titles, never a patient.
 
-Libraries keep quiet: pynetdicom and pydicom would quote data sets in their messages.
+Libraries would quote: pynetdicom and pydicom data sets, every other one the value that it stumbled
+over. So nobody but us prints words. Of a library's warning and of an exception that nobody caught
+only the kind and the place are told.
 """
 
 from __future__ import annotations
@@ -8,7 +10,9 @@ from __future__ import annotations
 import errno
 import logging
 import sys
+import threading
 import traceback
+import warnings
 from pathlib import Path
 from types import TracebackType
 
@@ -50,6 +54,40 @@ def configure(settings: LoggingSettings, role: str) -> None:
         library = logging.getLogger(name)
         library.handlers = [logging.NullHandler()]
         library.propagate = False
+    _tell_of_others()
+
+
+def _tell_of_others() -> None:
+    """Everything that would reach standard error past us comes as one of our lines instead."""
+    others = _Others(logging.WARNING)
+    logging.root.handlers = [others]
+    # It gives itself a handler when it has none.
+    engine = logging.getLogger("dbos")
+    engine.handlers, engine.propagate = [others], False
+    sys.excepthook = lambda _kind, error, _trace: _tell("an exception ended the process", error)
+    sys.unraisablehook = lambda found: _tell("an exception was lost", found.exc_value)
+    threading.excepthook = lambda found: _tell("an exception ended a thread", found.exc_value)
+    warnings.showwarning = lambda _message, kind, file, line, *_: structlog.get_logger().debug(
+        "a library warned", kind=kind.__name__, place=f"{Path(file).name}:{line}"
+    )
+
+
+class _Others(logging.Handler):
+    """Tells where a library logged a warning or worse, and of which kind the exception was."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        structlog.get_logger().warning(
+            "a library warned",
+            library=record.name,
+            level=record.levelname.lower(),
+            place=f"{record.filename}:{record.lineno}",
+            **({"reason": describe(error)} if error else {}),
+        )
+
+
+def _tell(event: str, error: BaseException | None) -> None:
+    structlog.get_logger().error(event, reason=describe(error) if error else "unknown")
 
 
 def describe(error: BaseException) -> str:

@@ -100,6 +100,7 @@ def local_node(
             "port": 0,
             "data_folder": str((folder / "data").absolute()),
         },
+        "web": {"port": 0},
         # A demonstration should not fail on a small disk.
         "receive": {"allow_any_peer": True, "minimum_free_bytes": 100_000_000},
         "delivery": {"destinations": [dict(one) for one in destinations]},

@@ -13,6 +13,7 @@ from node.clock import Clock
 from node.ledger import schema
 from node.ledger.database import Database, sqlite_url
 from node.ledger.deliveries import Deliveries
+from node.ledger.figures import Figures
 from node.ledger.receiving import Receiving
 from node.ledger.reports import Reports
 from node.ledger.schema import migrate
@@ -31,6 +32,7 @@ class Ledger:
     syntheses: Syntheses
     deliveries: Deliveries
     reports: Reports
+    figures: Figures
     database: Database
 
     def close(self) -> None:
@@ -60,5 +62,6 @@ def open_ledger(url: str, clock: Clock) -> Ledger:
         syntheses=Syntheses(database),
         deliveries=Deliveries(database),
         reports=Reports(database),
+        figures=Figures(database),
         database=database,
     )

@@ -120,10 +120,11 @@ class Reports:
             f" found nothing for {uid!r}"
         )
 
-    def events(self) -> Iterator[Event]:
-        """The whole audit chain, from the first event on."""
+    def events(self, after: int = 0) -> Iterator[Event]:
+        """The audit chain, from the first event on, or from the one after that sequence."""
         with self._database.reading() as session:
             query = select(AuditEventRecord).order_by(AuditEventRecord.sequence)
+            query = query.where(AuditEventRecord.sequence > after)
             for row in session.scalars(query.execution_options(yield_per=1000)):
                 yield _event(row)
 

@@ -41,6 +41,20 @@ def test_every_make_target_exists(page: Path) -> None:
         assert target in targets
 
 
+def test_every_metric_is_explained_and_every_explained_one_exists() -> None:
+    source = (ROOT / "node" / "web" / "metrics.py").read_text()
+    made = set(re.findall(r'_(?:gauge|info|counter|by_state|counter_of_pairs)\(\s*"(\w+)"', source))
+    made |= set(re.findall(r'\{PREFIX\}(\w+)"', source))
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    told = set(re.findall(r"^\| `pseudomri_(\w+)` ", page, re.MULTILINE))
+    # The exposition adds an ending to counters and infos.
+    assert {re.sub(r"_(total|info)$", "", name) for name in told} == made
+    alerts = (ROOT / "docs" / "alerts.yml").read_text()
+    used = set(re.findall(r"pseudomri_(\w+?)[\[{ )]", alerts))
+    assert used
+    assert used <= told
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):

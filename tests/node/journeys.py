@@ -131,16 +131,23 @@ def put_ct_on_record(ledger: Ledger, archive: Archive) -> None:
 
 
 def new_synthesis(ledger: Ledger, version: int = 1, samples: int = 2) -> NewSynthesis:
-    series = ledger.series.get(SERIES_UID)
+    return new_synthesis_of(ledger, SERIES_UID, version, samples)
+
+
+def new_synthesis_of(
+    ledger: Ledger, series_uid: str, version: int = 1, samples: int = 2
+) -> NewSynthesis:
+    """A synthesis of a series on record."""
+    series = ledger.series.get(series_uid)
     assert series is not None
     parameters = {"samples": samples}
     contrasts = ("T2", "STIR")
-    job = job_id(SERIES_UID, version, series.sources, MODEL_DIGEST, contrasts, parameters)
+    job = job_id(series_uid, version, series.sources, MODEL_DIGEST, contrasts, parameters)
     return NewSynthesis(
         job_id=job,
-        series_uid=SERIES_UID,
+        series_uid=series_uid,
         series_version=version,
-        study_uid=STUDY_UID,
+        study_uid=series.study_uid,
         priority=5,
         contrasts=contrasts,
         sources=series.sources,

@@ -1,0 +1,1 @@
+"""The pages that the web role serves: health and metrics."""
