@@ -11,7 +11,14 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    StringConstraints,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -46,10 +53,29 @@ class NodeSettings(_Section):
 
 
 class Peer(_Section):
-    """One sender that may open an association."""
+    """One sender that may open an association: who it says it is, and from where.
+
+    An AE title alone proves nothing, so the address has no default: an address, a network such as
+    10.0.0.0/8, or "any" for a site that means it.
+    """
 
     ae_title: AETitle
-    address: str | None = None
+    address: IPvAnyNetwork | Literal["any"]
+
+
+class TlsSettings(_Section):
+    """Our certificate, its key, and the CAs whose certificates we take; all PEM."""
+
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    ca_file: Path | None = None
+    profile: Literal["bcp195", "bcp195-modified"]
+    warn_before_expiry_days: Annotated[int, Field(ge=0)]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all three files are named."""
+        return None not in (self.certificate_file, self.key_file, self.ca_file)
 
 
 class ReceiveSettings(_Section):
@@ -57,7 +83,10 @@ class ReceiveSettings(_Section):
 
     allow_any_peer: bool
     peers: tuple[Peer, ...]
+    tls: bool
     maximum_associations: Annotated[int, Field(ge=1)]
+    maximum_associations_per_peer: Annotated[int, Field(ge=1)]
+    maximum_dataset_bytes: Annotated[int, Field(ge=1)]
     maximum_pdu_bytes: Annotated[int, Field(ge=0)]
     network_timeout_s: PositiveSeconds
     minimum_free_bytes: Annotated[int, Field(ge=0)]
@@ -108,6 +137,9 @@ class Destination(_Section):
     ae_title: AETitle
     host: str
     port: Annotated[int, Field(ge=1, le=65535)]
+    tls: bool = False
+    # The name its certificate carries, where that is not `host`; "any" takes every name.
+    tls_name: str | None = None
 
 
 class DeliverySettings(_Section):
@@ -116,6 +148,7 @@ class DeliverySettings(_Section):
     destinations: tuple[Destination, ...]
     back_to_sender: bool
     sender_port: Annotated[int, Field(ge=1, le=65535)]
+    sender_tls: bool
     first_retry_s: PositiveSeconds
     longest_retry_s: PositiveSeconds
     give_up_s: PositiveSeconds
@@ -159,6 +192,7 @@ class Settings(BaseSettings):
     )
 
     node: NodeSettings
+    tls: TlsSettings
     receive: ReceiveSettings
     completion: CompletionSettings
     selection: SelectionSettings
@@ -166,6 +200,15 @@ class Settings(BaseSettings):
     delivery: DeliverySettings
     web: WebSettings
     logging: LoggingSettings
+
+    @model_validator(mode="after")
+    def _tls_has_its_files(self) -> Settings:
+        uses = [f"delivery.destinations.{d.name}" for d in self.delivery.destinations if d.tls]
+        uses += ["delivery.sender_tls"] if self.delivery.sender_tls else []
+        uses += ["receive.tls"] if self.receive.tls else []
+        if uses and not self.tls.is_complete:
+            raise ValueError(f"{uses[0]} needs tls.certificate_file, tls.key_file and tls.ca_file")
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -38,6 +38,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on s
 ModelOption = Annotated[
     Path | None, typer.Option("--model", help="Model folder; the built-in one when left out.")
 ]
+TlsOption = Annotated[
+    bool, typer.Option("--tls", help="Call it with TLS, as [tls] of the settings says.")
+]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cpu or cuda; cuda where there is one.")
 ]
@@ -195,12 +198,14 @@ def send(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT")],
     called: Annotated[str, typer.Option(help="AE title of the peer.")] = "PSEUDOMRI",
     calling: Annotated[str, typer.Option(help="AE title to send as.")] = "PSEUDOMRI_SCU",
+    tls: TlsOption = False,
+    config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Store all DICOM files of a folder with a peer (C-STORE)."""
     from node.commands import sending
 
-    sending.send(folder, address, called, calling, as_json)
+    sending.send(folder, address, called, calling, sending.tls_of(config, tls), as_json)
 
 
 @app.command()
@@ -208,11 +213,13 @@ def echo(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT")],
     called: Annotated[str, typer.Option(help="AE title of the peer.")] = "PSEUDOMRI",
     calling: Annotated[str, typer.Option(help="AE title to ask as.")] = "PSEUDOMRI_SCU",
+    tls: TlsOption = False,
+    config: ConfigOption = None,
 ) -> None:
     """Ask a peer whether it is there (C-ECHO)."""
     from node.commands import sending
 
-    sending.verify_peer(address, called, calling)
+    sending.verify_peer(address, called, calling, sending.tls_of(config, tls))
 
 
 @app.command()

@@ -23,6 +23,7 @@ from node.intake import STATUSES
 from node.receive import STORAGE_CLASSES, TRANSFER_SYNTAXES, UNCOMPRESSED, VERIFICATION
 from node.states import SERIES_MOVES, SYNTHESIS_MOVES
 from node.status import is_accepted, is_permanent
+from node.tls import PROFILES
 from pipeline.contrast import SeriesKind
 from pipeline.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -65,6 +66,13 @@ def tables() -> dict[str, str]:
         ),
         "series": _table(
             ("Series", "Series Number"), [(one.value, one.series_number) for one in SeriesKind]
+        ),
+        "tls": _table(
+            ("Profile", "PS3.15", "Cipher suites of TLS 1.2 (OpenSSL names)"),
+            [
+                (f"`{name}`", clause, ", ".join(PROFILES[name]))
+                for name, clause in (("bcp195", "B.12"), ("bcp195-modified", "B.13"))
+            ],
         ),
         "series_states": _moves(SERIES_MOVES),
         "synthesis_states": _moves(SYNTHESIS_MOVES),

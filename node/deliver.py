@@ -10,9 +10,9 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pynetdicom._config as pynetdicom_config
 from pydicom import dcmread
@@ -21,7 +21,9 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 
-from config.settings import DeliverySettings
+from config.settings import DeliverySettings, Settings, TlsSettings
+from node import tls
+from node.clock import utc_now
 from node.errors import Refuse, Retry
 from node.ledger.entries import Destination
 from node.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS
@@ -29,6 +31,9 @@ from node.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS
 # pynetdicom would log the data sets of queries, which name patients.
 pynetdicom_config.LOG_REQUEST_IDENTIFIERS = False
 pynetdicom_config.LOG_RESPONSE_IDENTIFIERS = False
+
+SENDER = "sender"
+"""The destination that is whoever sent the CT."""
 
 VERIFICATION = UID("1.2.840.10008.1.1")
 NATIVE_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
@@ -76,8 +81,28 @@ def resolve(
     """
     resolved = [Destination(d.name, d.ae_title, d.host, d.port) for d in settings.destinations]
     if settings.back_to_sender and sender_ae and sender_address:
-        resolved.append(Destination("sender", sender_ae, sender_address, settings.sender_port))
+        resolved.append(Destination(SENDER, sender_ae, sender_address, settings.sender_port))
     return tuple(resolved)
+
+
+def secured(destination: Destination, settings: Settings) -> Destination:
+    """The destination as the settings want it called now: plain or with TLS.
+
+    Raises:
+        Rejected: When the settings do not name it any more; nothing would be known of its TLS.
+    """
+    delivery = settings.delivery
+    if destination.name == SENDER and delivery.back_to_sender:
+        # It is known by its address only, and certificates of scanners carry none.
+        return replace(destination, tls=settings.tls if delivery.sender_tls else None)
+    for known in delivery.destinations:
+        if known.name == destination.name:
+            name = None if known.tls_name == "any" else known.tls_name or known.host
+            return replace(destination, tls=settings.tls if known.tls else None, tls_name=name)
+    raise Rejected(
+        f"destination {destination.name} is not among delivery.destinations any more; put it back,"
+        " then retry"
+    )
 
 
 def read_header(path: Path) -> OutgoingInstance:
@@ -183,9 +208,15 @@ def _associate(
     for abstract_syntax, transfer_syntax in contexts:
         ae.add_requested_context(abstract_syntax, transfer_syntax)
     handlers: list[Any] = [(evt.EVT_CONN_OPEN, _switch_off_nagle)]
+    context = None if destination.tls is None else _tls_context(destination.tls, destination)
     try:
         assoc = ae.associate(
-            destination.host, destination.port, ae_title=destination.ae_title, evt_handlers=handlers
+            destination.host,
+            destination.port,
+            ae_title=destination.ae_title,
+            evt_handlers=handlers,
+            # Without a name pynetdicom passes None on, which is what ssl wants then.
+            tls_args=None if context is None else (context, cast(str, destination.tls_name)),
         )
     except OSError as error:
         # pynetdicom resolves the name before its own error handling begins.
@@ -205,7 +236,14 @@ def _associate(
             sorted({UID(str(cx.abstract_syntax)).name for cx in assoc.rejected_contexts})
         )
         raise Rejected(f"{_named(destination)} accepts no presentation context for {refused}")
+    if context is not None and context.trouble is not None:
+        # A certificate that is wrong now may be renewed while we try again.
+        raise Unreachable(f"{_named(destination)}: {context.trouble}")
     raise Unreachable(f"{_named(destination)} gave no association: nothing listens, or it aborted")
+
+
+def _tls_context(settings: TlsSettings, destination: Destination) -> tls.ClientContext:
+    return tls.client_context(settings, destination.tls_name is not None, utc_now())
 
 
 def _contexts(instances: Iterable[OutgoingInstance]) -> list[tuple[UID, UID]]:

@@ -61,6 +61,11 @@ class Answer(Enum):
         "Free space is below receive.minimum_free_bytes, or the disk or the database did not take "
         "the instance in time; it may be sent again later",
     )
+    TOO_LONG = Status(
+        0xA701,
+        "Out of resources",
+        "The data set is longer than receive.maximum_dataset_bytes; it would be refused again",
+    )
     MISMATCH = Status(
         0xA900,
         "Data set does not match SOP class",
@@ -144,6 +149,7 @@ class Intake:
 
     def __init__(self, settings: Settings, ledger: Ledger, archive: Archive) -> None:
         self._minimum_free_bytes: Final = settings.receive.minimum_free_bytes
+        self._maximum_dataset_bytes: Final = settings.receive.maximum_dataset_bytes
         self._trauma_words: Final = settings.selection.trauma_words
         self._receiving: Final = ledger.receiving
         self._archive: Final = archive
@@ -164,6 +170,8 @@ class Intake:
         return response
 
     def _take(self, offer: Offer, sender: Sender, association_id: int) -> Response:
+        if len(offer.content) > self._maximum_dataset_bytes:
+            return Response(Answer.TOO_LONG, "data set exceeds receive.maximum_dataset_bytes")
         free_bytes = self._archive.free_bytes() - len(offer.content)
         if free_bytes < self._minimum_free_bytes:
             return Response(Answer.OUT_OF_RESOURCES, "free space is below the limit of this node")

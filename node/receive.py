@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 import warnings
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final, cast
 
 import pydicom.config
@@ -45,11 +46,14 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import ThreadedAssociationServer
 
 from config.settings import Settings
+from node import tls
 from node.archive import Archive
+from node.clock import utc_now
 from node.errors import Retry, Stop
 from node.intake import Answer, Intake, Offer, Response, Sender, printable
 from node.ledger import Ledger
 from node.ledger.receiving import Ending
+from node.listener import Door, listen
 from pipeline.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 log = structlog.get_logger(__name__)
@@ -79,11 +83,18 @@ TRANSFER_SYNTAXES: Final = (
 )
 """What an instance may be encoded in; it is stored as it comes."""
 
+UNKNOWN_AE: Final = "unknown"
+"""On record for a peer that did not get as far as telling its AE title."""
+
 VERIFICATION: Final = UID("1.2.840.10008.1.1")
 
 # PS3.8 9.3.4: rejected permanently, by the service user.
 _CALLING_AE_NOT_RECOGNIZED: Final = (0x01, 0x01, 0x03)
 _CALLED_AE_NOT_RECOGNIZED: Final = (0x01, 0x01, 0x07)
+# Rejected for now, by the service provider (presentation): local limit exceeded.
+_LOCAL_LIMIT_EXCEEDED: Final = (0x02, 0x03, 0x02)
+# Connections that have not become an association yet, for each that may: a handshake is short.
+_CONNECTIONS_PER_ASSOCIATION: Final = 2
 
 
 class Receiver:
@@ -101,6 +112,7 @@ class Receiver:
         self, settings: Settings, ledger: Ledger, archive: Archive, process: str = "receive-0"
     ) -> None:
         self._node: Final = settings.node
+        self._tls: Final = settings.tls
         self._settings: Final = settings.receive
         self._receiving: Final = ledger.receiving
         self._archive: Final = archive
@@ -121,11 +133,16 @@ class Receiver:
             raise Stop("the receiver has not been started")
         return int(self._server.server_address[1])
 
+    @property
+    def open_associations(self) -> int:
+        """How many peers have an association, or a connection that may become one."""
+        return len(self._server.active_associations) if self._server else 0
+
     def start(self) -> None:
         """Tidy up after an earlier life, then listen; returns at once.
 
         Raises:
-            Stop: When the port cannot be had.
+            Stop: When the port cannot be had, or TLS is wanted and a file of it is wrong.
             Retry: When the ledger does not answer.
         """
         _keep_libraries_quiet()
@@ -139,8 +156,9 @@ class Receiver:
             (evt.EVT_ABORTED, self._on_aborted),
         ]
         address = (self._node.bind_address, self._node.port)
+        door = self._door()
         try:
-            self._server = self._entity().start_server(address, block=False, evt_handlers=handlers)
+            self._server = listen(self._entity(), address, handlers, door)
         except OSError as error:
             raise Stop(
                 f"node.port: expected a free port, {address[0]}:{address[1]} is not to be had: "
@@ -163,6 +181,26 @@ class Receiver:
             association.join(self._settings.network_timeout_s)
         log.info("receiver stopped", aborted_associations=len(cut_off))
 
+    def _door(self) -> Door:
+        context = None
+        if self._settings.tls:
+            context = tls.server_context(self._tls, utc_now())
+            tls.warn_of_expiry(self._tls, utc_now())
+        return Door(
+            context,
+            timeout_s=self._settings.network_timeout_s,
+            maximum_connections=_CONNECTIONS_PER_ASSOCIATION * self._settings.maximum_associations,
+            on_failure=self._on_failed_connection,
+        )
+
+    def _on_failed_connection(self, address: str, reason: str, is_tls: bool) -> None:
+        """A connection that never became an association; one that TLS refused goes on record."""
+        sender = Sender(UNKNOWN_AE, self._node.ae_title, _plain_address(address))
+        if is_tls:
+            self._record_rejection(sender, reason)
+        else:
+            log.warning("connection refused", peer_address=sender.address, reason=reason)
+
     def _entity(self) -> AE:
         entity = AE(ae_title=self._node.ae_title)
         entity.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
@@ -183,6 +221,9 @@ class Receiver:
             self._reject(event.assoc, sender, _CALLED_AE_NOT_RECOGNIZED, "called AE is not ours")
         elif not self._is_allowed(sender):
             self._reject(event.assoc, sender, _CALLING_AE_NOT_RECOGNIZED, "not among receive.peers")
+        elif self._count(sender) > self._settings.maximum_associations_per_peer:
+            reason = "too many associations of this peer"
+            self._reject(event.assoc, sender, _LOCAL_LIMIT_EXCEEDED, reason)
 
     def _on_rejected(self, event: evt.Event) -> None:
         """The protocol's own rejection; ours do not pass here."""
@@ -218,8 +259,17 @@ class Receiver:
 
     def _is_allowed(self, sender: Sender) -> bool:
         return self._settings.allow_any_peer or any(
-            allowed.ae_title == sender.calling_ae and allowed.address in (None, sender.address)
+            allowed.ae_title == sender.calling_ae and _is_at(sender.address, allowed.address)
             for allowed in self._settings.peers
+        )
+
+    def _count(self, sender: Sender) -> int:
+        """How many associations this peer's address has with us, the one in question included."""
+        active = self._server.active_associations if self._server else []
+        return sum(
+            _plain_address(str(one.requestor.address)) == sender.address
+            for one in active
+            if not one.is_rejected
         )
 
     def _reject(
@@ -279,6 +329,13 @@ def _sender_of(association: Association) -> Sender:
         called_ae=printable(str(request.called_ae_title), 16),
         address=_plain_address(str(association.requestor.address)),
     )
+
+
+def _is_at(address: str, allowed: IPv4Network | IPv6Network | str) -> bool:
+    """Whether a numeric address is the allowed one or in the allowed network."""
+    if isinstance(allowed, str):
+        return True
+    return ipaddress.ip_address(address) in allowed
 
 
 def _plain_address(address: str) -> str:

@@ -18,7 +18,7 @@ from config.settings import DeliverySettings, Settings
 from node import engine
 from node.archive import Archive
 from node.clock import Clock, from_text, to_text
-from node.deliver import Rejected, read_header, resolve
+from node.deliver import Rejected, read_header, resolve, secured
 from node.engine import Ticket
 from node.errors import Refuse, Retry
 from node.intact import intact_output
@@ -141,7 +141,7 @@ class Shipping:
             ]
             answers = self._send(
                 instances,
-                attempt.destination,
+                secured(attempt.destination, self._settings),
                 self._settings.node.ae_title,
                 self._settings.delivery.network_timeout_s,
             )

@@ -8,9 +8,11 @@ from typing import Any
 
 import typer
 
-from node import audit
+from config.settings import Settings
+from node import audit, tls
+from node.clock import utc_now
 from node.commands.common import Exit, err, local_time, open_node, out, print_json, table
-from node.errors import IllegalMove, Refuse
+from node.errors import IllegalMove, Refuse, Stop
 from node.states import SynthesisState
 
 
@@ -20,6 +22,7 @@ def status(config: Path | None, as_json: bool) -> None:
     story = ledger.reports.status()
     story["free_bytes"] = archive.free_bytes()
     story["data_folder"] = str(settings.node.data_folder)
+    story["certificates"] = _certificates(settings)
     if as_json:
         print_json(story)
         return
@@ -34,8 +37,30 @@ def status(config: Path | None, as_json: bool) -> None:
     rows.add_row("disk", "free", f"{story['free_bytes'] / 1e9:.1f} GB")
     rows.add_row("last event", local_time(story["last_event_at"]), "")
     out.print(rows)
+    for one in story["certificates"]:
+        if one["is_due"]:
+            out.print(f"[red]{one['setting']}[/red]: {one['says']}")
     if failed := story["syntheses"].get(str(SynthesisState.FAILED)):
         out.print(f"[red]{failed} failed[/red]: `pseudomri jobs --failed`, then `retry`")
+
+
+def _certificates(settings: Settings) -> list[dict[str, Any]]:
+    """When each certificate of the settings ends, or why it cannot be used."""
+    try:
+        ends = tls.expiries(settings.tls, utc_now())
+    except Stop as error:
+        setting, _, says = str(error).partition(": ")
+        return [{"setting": setting, "is_due": True, "says": says}]
+    return [
+        {
+            "setting": end.setting,
+            "not_after": end.not_after.isoformat(),
+            "days_left": end.days_left,
+            "is_due": end.days_left <= settings.tls.warn_before_expiry_days,
+            "says": f"ends in {end.days_left} days, on {end.not_after:%Y-%m-%d}",
+        }
+        for end in ends
+    ]
 
 
 def jobs(config: Path | None, only_failed: bool, limit: int, as_json: bool) -> None:

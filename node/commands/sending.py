@@ -7,7 +7,8 @@ from pathlib import Path
 
 import typer
 
-from node.commands.common import Exit, err, out, print_json
+from config.settings import TlsSettings
+from node.commands.common import Exit, err, out, print_json, settings_of
 from node.deliver import OutgoingInstance, Rejected, echo, read_header
 from node.deliver import send as store
 from node.errors import Refuse, Retry
@@ -17,8 +18,13 @@ from node.status import is_accepted
 TIMEOUT_S = 30.0
 
 
-def destination_of(address: str, called: str) -> Destination:
+def destination_of(address: str, called: str, tls: TlsSettings | None = None) -> Destination:
     """The peer of HOST:PORT.
+
+    Args:
+        address: As it was typed.
+        called: Its AE title.
+        tls: How to call it with TLS; None for a plain connection.
 
     Raises:
         Refuse: When that is no address.
@@ -26,7 +32,25 @@ def destination_of(address: str, called: str) -> Destination:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise Refuse(f"expected HOST:PORT, such as pacs.local:104, found {address!r}")
-    return Destination(address, called, host.strip("[]"), int(port))
+    host = host.strip("[]")
+    return Destination(address, called, host, int(port), tls, host)
+
+
+def tls_of(config: Path | None, wants_tls: bool) -> TlsSettings | None:
+    """The TLS of these settings, for a call that wants it.
+
+    Raises:
+        Refuse: When the settings name no files for it.
+    """
+    if not wants_tls:
+        return None
+    settings = settings_of(config)
+    if not settings.tls.is_complete:
+        raise Refuse(
+            "--tls: expected tls.certificate_file, tls.key_file and tls.ca_file in the settings,"
+            " found none; name them with --config"
+        )
+    return settings.tls
 
 
 def instances_in(folder: Path) -> list[OutgoingInstance]:
@@ -48,9 +72,11 @@ def instances_in(folder: Path) -> list[OutgoingInstance]:
     return found
 
 
-def send(folder: Path, address: str, called: str, calling: str, as_json: bool) -> None:
+def send(
+    folder: Path, address: str, called: str, calling: str, tls: TlsSettings | None, as_json: bool
+) -> None:
     """Store all DICOM files of a folder with a peer."""
-    destination = destination_of(address, called)
+    destination = destination_of(address, called, tls)
     instances = instances_in(folder)
     statuses: dict[str, int] = {}
     began = time.perf_counter()
@@ -84,10 +110,10 @@ def send(folder: Path, address: str, called: str, calling: str, as_json: bool) -
         raise typer.Exit(Exit.FAILED)
 
 
-def verify_peer(address: str, called: str, calling: str) -> None:
+def verify_peer(address: str, called: str, calling: str, tls: TlsSettings | None) -> None:
     """C-ECHO: is somebody there who answers to this AE title?"""
     try:
-        elapsed_s = echo(destination_of(address, called), calling, TIMEOUT_S)
+        elapsed_s = echo(destination_of(address, called, tls), calling, TIMEOUT_S)
     except (Retry, Rejected) as error:
         err.print(str(error))
         raise typer.Exit(Exit.FAILED) from error

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from config.settings import TlsSettings
 from node.states import DeliveryState, SynthesisState
 
 
@@ -105,12 +106,20 @@ class Dispatch:
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a delivery goes, its address resolved."""
+    """Where a delivery goes, its address resolved.
+
+    Args:
+        tls: The files and the profile to call it with; None for a plain connection. It is not on
+            record: whoever calls takes it from the settings.
+        tls_name: The name its certificate must carry; None for any.
+    """
 
     name: str
     ae_title: str
     host: str
     port: int
+    tls: TlsSettings | None = None
+    tls_name: str | None = None
 
 
 @dataclass(frozen=True)

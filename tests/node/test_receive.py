@@ -8,7 +8,7 @@ import os
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,12 @@ Start = Callable[..., "Station"]
 class Station:
     """A receiver on a free port, with its ledger and archive."""
 
-    def __init__(self, folder: Path, **receive: Any) -> None:
+    def __init__(
+        self, folder: Path, security: Mapping[str, Any] | None = None, **receive: Any
+    ) -> None:
         self.ledger: Ledger = new_ledger(folder, utc_now)
         self.archive = new_archive(folder)
-        settings = settings_for(folder, receive=receive)
+        settings = settings_for(folder, receive=receive, tls=dict(security or {}))
         self.receiver = Receiver(settings, self.ledger, self.archive)
         self.receiver.start()
         self.port = self.receiver.port
@@ -304,9 +306,20 @@ def test_a_fault_of_ours_is_told_as_such_and_quotes_nothing(
     [
         ({}, "CT1", "OTHER", 0x07),
         ({"allow_any_peer": False}, "CT1", "PSEUDOMRI", 0x03),
-        ({"allow_any_peer": False, "peers": [{"ae_title": "CT2"}]}, "CT1", "PSEUDOMRI", 0x03),
+        (
+            {"allow_any_peer": False, "peers": [{"ae_title": "CT2", "address": "any"}]},
+            "CT1",
+            "PSEUDOMRI",
+            0x03,
+        ),
         (
             {"allow_any_peer": False, "peers": [{"ae_title": "CT1", "address": "10.0.0.5"}]},
+            "CT1",
+            "PSEUDOMRI",
+            0x03,
+        ),
+        (
+            {"allow_any_peer": False, "peers": [{"ae_title": "CT1", "address": "128.0.0.0/1"}]},
             "CT1",
             "PSEUDOMRI",
             0x03,
@@ -329,9 +342,13 @@ def test_strangers_are_rejected_and_on_record(
 
 
 def test_a_named_peer_at_its_address_is_let_in(start: Start) -> None:
-    peers = [{"ae_title": "CT1", "address": "127.0.0.1"}, {"ae_title": "CT2"}]
+    peers = [
+        {"ae_title": "CT1", "address": "127.0.0.1"},
+        {"ae_title": "CT2", "address": "127.0.0.0/8"},
+        {"ae_title": "CT3", "address": "any"},
+    ]
     station = start(allow_any_peer=False, peers=peers)
-    for calling in ("CT1", "CT2"):
+    for calling in ("CT1", "CT2", "CT3"):
         with associated(station.port, calling_ae=calling) as association:
             assert association.is_established
 
@@ -345,6 +362,30 @@ def test_too_many_associations_are_rejected_for_now(start: Start) -> None:
         rejection = second.acceptor.primitive
         assert (rejection.result, rejection.result_source, rejection.diagnostic) == (2, 3, 2)
     wait_until(lambda: station.kinds() == [Kind.ASSOCIATION_REFUSED])
+
+
+def test_one_peer_cannot_take_all_associations(start: Start) -> None:
+    station = start(maximum_associations_per_peer=1)
+    with associated(station.port) as first, associated(station.port, calling_ae="CT2") as second:
+        assert first.is_established
+        rejection = second.acceptor.primitive
+        assert (rejection.result, rejection.result_source, rejection.diagnostic) == (2, 3, 2)
+    wait_until(lambda: not station.receiver.open_associations)
+    with associated(station.port) as third:
+        assert third.is_established
+
+
+def test_a_data_set_beyond_the_limit_is_refused_and_leaves_nothing(start: Start) -> None:
+    content = encode(ct(1))
+    station = start(maximum_dataset_bytes=len(content) - 1)
+    with associated(station.port) as association:
+        status, comment = store_bytes(association, content, CTImageStorage, f"{SERIES_UID}.1")
+        assert status == 0xA701
+        assert "receive.maximum_dataset_bytes" in comment
+        small = ct(2, PixelData=bytes(256))
+        assert store(association, small)[0] == 0x0000
+    assert list(station.held()) == [f"{SERIES_UID}.2"]
+    assert len(list(station.archive.folder.rglob("*.dcm"))) == 1
 
 
 def test_an_association_is_on_record_from_its_first_instance(start: Start) -> None:

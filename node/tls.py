@@ -1,0 +1,276 @@
+"""TLS for both directions: contexts after BCP 195, and files that say what is wrong with them.
+
+Two profiles of PS3.15: B.12 ("BCP 195 RFC 8996, 9325", which downgrades to nothing older than TLS
+1.2) and B.13 ("Modified BCP 195", whose list of cipher suites is closed). Both sides always show a
+certificate: one without a peer's certificate would let anybody in who knows an AE title.
+
+TLS 1.3 takes part in both. Its suites are OpenSSL's own three, since Python 3.11 cannot choose
+them; the two CCM suites that B.13 also names are therefore not offered, nor are the Camellia ones,
+which OpenSSL does not have.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from cryptography import x509
+
+from config.settings import TlsSettings
+from node.errors import Refuse, Stop
+
+log = structlog.get_logger(__name__)
+
+# RFC 9325 4.2: forward secrecy and authenticated encryption, nothing else.
+_RECOMMENDED: Final = (
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+)
+PROFILES: Final = {
+    "bcp195": _RECOMMENDED,
+    # B.13 permits ECDHE with AES in GCM and CCM and ChaCha20; of DHE only where its length is set.
+    "bcp195-modified": (
+        *_RECOMMENDED,
+        "ECDHE-ECDSA-CHACHA20-POLY1305",
+        "ECDHE-RSA-CHACHA20-POLY1305",
+        "ECDHE-ECDSA-AES256-CCM",
+        "ECDHE-ECDSA-AES128-CCM",
+        "ECDHE-ECDSA-AES256-CCM8",
+        "ECDHE-ECDSA-AES128-CCM8",
+    ),
+}
+"""Cipher suites of TLS 1.2 by profile, OpenSSL's names, the strongest first."""
+
+# X509_V_ERR_* of OpenSSL, in the words of the operations guide.
+_VERDICTS: Final = {
+    9: "its certificate is not valid yet",
+    10: "its certificate has expired",
+    18: "its certificate is self-signed and not in tls.ca_file",
+    19: "its certificate comes from another CA than tls.ca_file",
+    20: "its certificate comes from another CA than tls.ca_file",
+    21: "its certificate comes from another CA than tls.ca_file",
+    62: "its certificate is for another name",
+    64: "its certificate is for another address",
+    66: "the key of its certificate is too weak",
+}
+_REASONS: Final = {
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it showed no certificate",
+    "UNSUPPORTED_PROTOCOL": "it wants a TLS older than 1.2",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "it wants another version of TLS",
+    "NO_SHARED_CIPHER": "it shares no cipher suite with us",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "it shares no cipher suite with us, or wants a certificate",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS",
+    "HTTP_REQUEST": "it does not speak TLS",
+    "RECORD_LAYER_FAILURE": "it does not speak TLS",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a certificate from us",
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not know the CA of our certificate",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it finds our certificate expired",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it refuses our certificate",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it refuses our certificate",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "it refuses the kind of our certificate",
+}
+
+
+@dataclass(frozen=True)
+class Expiry:
+    """The end of a certificate's validity.
+
+    Args:
+        setting: The key of the file it stands in.
+        days_left: Whole days; negative when it is over.
+    """
+
+    setting: str
+    not_after: datetime
+    days_left: int
+
+
+class _Telling(ssl.SSLSocket):
+    """A socket that leaves word of what went wrong with its context; pynetdicom only logs it."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except OSError as error:
+            self._tell(error)
+            raise
+
+    def read(self, length: int = 1024, buffer: Any = None) -> Any:
+        # In TLS 1.3 a server's verdict on our certificate only comes with the first answer.
+        try:
+            return super().read(length, buffer)
+        except ssl.SSLError as error:
+            self._tell(error)
+            raise
+
+    def _tell(self, error: OSError) -> None:
+        if isinstance(self.context, ClientContext):
+            self.context.trouble = reason_of(error)
+
+
+class ClientContext(ssl.SSLContext):
+    """The context of one outgoing association.
+
+    Attributes:
+        trouble: What ended it, when TLS did; for the message of whoever called.
+    """
+
+    trouble: str | None = None
+    sslsocket_class = _Telling
+
+
+def server_context(settings: TlsSettings, now: datetime) -> ssl.SSLContext:
+    """For listening: the peer must show a certificate of `ca_file`.
+
+    Raises:
+        Stop: When a file is missing, unreadable, of another kind, or not valid now; by its key.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    _prepare(context, settings, now)
+    return context
+
+
+def client_context(settings: TlsSettings, checks_name: bool, now: datetime) -> ClientContext:
+    """For calling; a new one an association, so that renewed files need no restart.
+
+    Args:
+        settings: Files and profile.
+        checks_name: Whether the certificate must carry the name that was called.
+        now: The present moment, UTC.
+
+    Raises:
+        Refuse: As `server_context`, but only this peer cannot be called.
+    """
+    context = ClientContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = checks_name
+    try:
+        _prepare(context, settings, now)
+    except Stop as error:
+        raise Refuse(str(error)) from error
+    return context
+
+
+def expiries(settings: TlsSettings, now: datetime) -> tuple[Expiry, ...]:
+    """Each configured certificate with the end of its validity, the nearest end first.
+
+    Raises:
+        Stop: When a file cannot be read.
+    """
+    found = [
+        _expiry(setting, certificate, now)
+        for setting, path in (
+            ("tls.certificate_file", settings.certificate_file),
+            ("tls.ca_file", settings.ca_file),
+        )
+        if path is not None
+        # Of the file with our own only the first is ours; the others lead to its CA.
+        for certificate in _certificates(setting, path)[: 1 if "certificate" in setting else None]
+    ]
+    return tuple(sorted(found, key=lambda expiry: expiry.not_after))
+
+
+def warn_of_expiry(settings: TlsSettings, now: datetime) -> tuple[Expiry, ...]:
+    """Log every certificate that ends within `warn_before_expiry_days`; these are returned."""
+    soon = tuple(
+        expiry
+        for expiry in expiries(settings, now)
+        if expiry.days_left <= settings.warn_before_expiry_days
+    )
+    for expiry in soon:
+        log.warning(
+            "a certificate is about to expire",
+            setting=expiry.setting,
+            days_left=expiry.days_left,
+            not_after=expiry.not_after.isoformat(),
+        )
+    return soon
+
+
+def reason_of(error: OSError) -> str:
+    """What went wrong in a handshake, in the words of the operations guide."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _VERDICTS.get(error.verify_code, f"its certificate: {error.verify_message}")
+    if isinstance(error, ssl.SSLError):
+        return _REASONS.get(error.reason or "", f"the TLS handshake failed: {error.reason}")
+    if isinstance(error, TimeoutError):
+        return "it did not finish the TLS handshake in time"
+    return "it broke off the TLS handshake"
+
+
+def _prepare(context: ssl.SSLContext, settings: TlsSettings, now: datetime) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.set_ciphers(":".join(PROFILES[settings.profile]))
+    context.verify_mode = ssl.CERT_REQUIRED
+    certificate, key, ca = _files(settings)
+    for setting, path in (("tls.certificate_file", certificate), ("tls.ca_file", ca)):
+        _check_validity(setting, path, now)
+    _read("tls.key_file", key)
+    try:
+        context.load_cert_chain(certificate, key, password=_refuse_password)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise Stop(
+                f"tls.key_file: expected the key of tls.certificate_file, {key} is the key of"
+                " another certificate"
+            ) from error
+        raise Stop(
+            f"tls.key_file: expected a private key in PEM, found none in {key}: {error.reason}"
+        ) from error
+    context.load_verify_locations(ca)
+
+
+def _files(settings: TlsSettings) -> Iterator[Path]:
+    for name in ("certificate_file", "key_file", "ca_file"):
+        path = getattr(settings, name)
+        if path is None:
+            raise Stop(f"tls.{name}: expected a PEM file, since TLS is switched on, found none")
+        yield path
+
+
+def _check_validity(setting: str, path: Path, now: datetime) -> None:
+    certificates = _certificates(setting, path)
+    if setting == "tls.certificate_file":
+        certificates = certificates[:1]
+    valid = [one for one in certificates if one.not_valid_before_utc <= now]
+    if not valid:
+        begin = certificates[0].not_valid_before_utc.isoformat()
+        raise Stop(f"{setting}: expected a valid certificate, {path} is not valid before {begin}")
+    if all(one.not_valid_after_utc < now for one in valid):
+        end = valid[0].not_valid_after_utc.isoformat()
+        raise Stop(f"{setting}: expected a valid certificate, {path} expired on {end}; renew it")
+
+
+def _certificates(setting: str, path: Path) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(_read(setting, path))
+    except ValueError as error:
+        raise Stop(f"{setting}: expected certificates in PEM, found none in {path}") from error
+
+
+def _read(setting: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Stop(f"{setting}: expected a file to read, {path}: {error.strerror}") from error
+
+
+def _expiry(setting: str, certificate: x509.Certificate, now: datetime) -> Expiry:
+    end = certificate.not_valid_after_utc
+    return Expiry(setting, end, (end - now).days)
+
+
+def _refuse_password() -> str:
+    # OpenSSL would ask the terminal, which a service does not have.
+    raise Stop(
+        "tls.key_file: expected a key without a passphrase, found an encrypted one; decrypt it"
+        " (`openssl pkey`) and let only the node's user read it"
+    )
