@@ -174,6 +174,17 @@ class WebSettings(_Section):
     verify_chain_s: PositiveSeconds
 
 
+class RetentionSettings(_Section):
+    """What is deleted, and when. 0 switches a rule off."""
+
+    received_days: Annotated[float, Field(ge=0)]
+    outputs_days: Annotated[float, Field(ge=0)]
+    quarantine_days: Annotated[float, Field(ge=0)]
+    archive_maximum_bytes: Annotated[int, Field(ge=0)]
+    leftover_hours: Annotated[float, Field(gt=0)]
+    poll_s: PositiveSeconds
+
+
 class LoggingSettings(_Section):
     """What the process prints. Identifiers of patients are never among it."""
 
@@ -199,6 +210,7 @@ class Settings(BaseSettings):
     synthesis: SynthesisSettings
     delivery: DeliverySettings
     web: WebSettings
+    retention: RetentionSettings
     logging: LoggingSettings
 
     @model_validator(mode="after")

@@ -255,6 +255,20 @@ def retry(
     asking.retry(config, job, as_json)
 
 
+@app.command()
+def retention(
+    config: ConfigOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would go and why the rest stays.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete now what the rules of retention name; the running node does so by itself."""
+    from node.commands import retaining
+
+    retaining.retention(config, dry_run, as_json)
+
+
 @audit_app.command("show")
 def audit_show(
     uid: Annotated[str, typer.Argument(help="Study, series, instance, output, or job id.")],
@@ -286,6 +300,39 @@ def audit_export(config: ConfigOption = None) -> None:
     from node.commands import asking
 
     asking.export(config)
+
+
+@audit_app.command("hold")
+def audit_hold(
+    uid: Annotated[str, typer.Argument(help="Study, series, instance, output, or job id.")],
+    reason: Annotated[str, typer.Option(help="For people; nothing of the patient.")] = "",
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Keep all files that belong to a UID, whatever retention says."""
+    from node.commands import retaining
+
+    retaining.hold(config, uid, reason, as_json)
+
+
+@audit_app.command("release")
+def audit_release(
+    uid: Annotated[str, typer.Argument(help="As it was held.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End a hold."""
+    from node.commands import retaining
+
+    retaining.release(config, uid, as_json)
+
+
+@audit_app.command("holds")
+def audit_holds(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """What is held, since when, and why."""
+    from node.commands import retaining
+
+    retaining.holds(config, as_json)
 
 
 @audit_app.command("reproduce")

@@ -136,6 +136,13 @@ class Turns:
                 log.error("turn failed", reason=logs.describe(error))
             self._rest(rest_s, is_well)
 
+    def beside(self, turn: Callable[[], object], pause_s: float, name: str) -> None:
+        """Repeat something in a thread of its own, which may take its time and does not beat."""
+        quiet = Turns(self._stop, lambda: None)
+        threading.Thread(
+            target=quiet.repeat, args=(turn, pause_s), name=name, daemon=True
+        ).start()
+
     def _rest(self, rest_s: float, is_well: bool) -> None:
         end = time.monotonic() + rest_s
         while True:
@@ -180,6 +187,7 @@ def _work(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
     # torch comes in here and nowhere else in the node.
     from node.computing import load, real_stages  # noqa: PLC0415
     from node.reconcile import Reconciler  # noqa: PLC0415
+    from node.retention import Keeper  # noqa: PLC0415
     from node.workflow import Worker  # noqa: PLC0415
 
     ledger, archive = open_parts(settings, "work")
@@ -189,6 +197,8 @@ def _work(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
     reconciler = Reconciler(ledger, engine_url(settings), worker.actor)
     worker.launch()
     on_ready(f"device={model.device} model={model.digest[:12]}")
+    keeper = Keeper(settings, ledger, archive)
+    turns.beside(lambda: keeper.run_once(utc_now()), settings.retention.poll_s, "retention")
     turns.repeat(reconciler.run_once, RECONCILE_S)
     reconciler.close()
     # What computes longer than this is left to the next start. Its threads cannot be stopped:

@@ -12,13 +12,14 @@ carry the digest of the content, so that two senders of one UID can never overwr
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
 import re
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,6 +36,7 @@ from pipeline.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VER
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _UID_LENGTH: Final = 64
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
+_FOLDERS: Final = ("incoming", "instances", "quarantine", "outputs")
 _PREAMBLE: Final = bytes(128) + b"DICM"
 # Enough of a SHA-256 in a file's name; the whole of it is in the ledger.
 _DIGEST_IN_NAME: Final = 16
@@ -84,7 +86,7 @@ class Archive:
         self._serial: Final = itertools.count()
         self._making: Final = threading.Lock()
         self._durable: Final[set[Path]] = set()
-        for name in ("incoming", "instances", "quarantine", "outputs"):
+        for name in _FOLDERS:
             self._make_folder(folder / name)
 
     def store(self, series_uid: str, encoded: Encoded) -> Archived:
@@ -120,6 +122,42 @@ class Archive:
     def discard(self, path: str) -> None:
         """Remove a file that never came on record; harmless when it is gone."""
         self.resolve(path).unlink(missing_ok=True)
+
+    def expect(self, path: str) -> None:
+        """Make sure that a file which was just written is there.
+
+        Raises:
+            Retry: When it is not: retention deleted it in that moment.
+        """
+        if not self.resolve(path).exists():
+            raise Retry("retention deleted this instance in this very moment; send it again")
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Delete files, durably; harmless for those that are gone. Empty folders stay: one that
+        another process is about to fill must not vanish under it."""
+        places = [self.resolve(path) for path in paths]
+        for place in places:
+            place.unlink(missing_ok=True)
+        for folder in {place.parent for place in places}:
+            if folder.is_dir():
+                _sync_folder(folder)
+
+    def strays(self, older_than: float) -> Iterator[str]:
+        """Every file, by path, that was last written before a moment of `time.time`."""
+        for name in _FOLDERS:
+            for found in (self.folder / name).rglob("*"):
+                # It may be renamed or deleted while we look.
+                with contextlib.suppress(FileNotFoundError):
+                    if found.is_file() and found.stat().st_mtime < older_than:
+                        yield found.relative_to(self.folder).as_posix()
+
+    def size_bytes(self, paths: Iterable[str]) -> int:
+        """Of these files together, those that are there."""
+        total = 0
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                total += self.resolve(path).stat().st_size
+        return total
 
     def resolve(self, path: str) -> Path:
         """Where a file of the archive lies.

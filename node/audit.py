@@ -47,6 +47,12 @@ class Kind(StrEnum):
     DELIVERY_DELIVERED = "delivery.delivered"
     DELIVERY_FAILED = "delivery.failed"
     DELIVERY_RETRIED = "delivery.retried"
+    HOLD_PLACED = "hold.placed"
+    HOLD_RELEASED = "hold.released"
+    RETENTION_MARKED = "retention.marked"
+    FILE_KEPT = "file.kept"
+    FILE_REMOVED = "file.removed"
+    FILE_RESTORED = "file.restored"
 
 
 @dataclass(frozen=True)

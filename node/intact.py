@@ -7,6 +7,7 @@ from pathlib import Path
 
 from node.archive import Archive
 from node.errors import Refuse
+from node.ledger.series import HeldInstance
 
 
 def intact_instance(archive: Archive, path: str, digest: str) -> Path:
@@ -21,6 +22,20 @@ def intact_instance(archive: Archive, path: str, digest: str) -> Path:
         raise Refuse(_gone(path)) from error
     _compare(path, found, digest)
     return archive.resolve(path)
+
+
+def intact_source(archive: Archive, held: HeldInstance, digest: str) -> Path:
+    """As `intact_instance`, for an instance that retention may have deleted.
+
+    Raises:
+        Refuse: When the file is gone or has changed; naming the moment when retention deleted it.
+    """
+    if held.removed_at is not None:
+        raise Refuse(
+            f"the CT was deleted by retention at {held.removed_at}; its digests are on record."
+            " Send the very same instances again, and they are put back in their place"
+        )
+    return intact_instance(archive, held.path, digest)
 
 
 def intact_output(archive: Archive, path: str, digest: str) -> Path:

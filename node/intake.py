@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Final
 
 import structlog
@@ -17,7 +18,7 @@ from node.archive import Archive, Encoded
 from node.errors import Retry
 from node.header import Header, Unidentified, Unreadable, read_header
 from node.ledger import Ledger
-from node.ledger.receiving import Conflict, ConflictReason, Duplicate, Received
+from node.ledger.receiving import Conflict, ConflictReason, Duplicate, Received, Removed
 from node.logs import describe
 from node.summary import summarize
 
@@ -214,9 +215,17 @@ class Intake:
             path=archived.path,
             summary=summary.to_json(),
         )
-        outcome = self._receiving.record_instance(
-            received, association_id, sender.calling_ae, sender.address
+        record = partial(
+            self._receiving.record_instance,
+            received,
+            association_id,
+            sender.calling_ae,
+            sender.address,
         )
+        outcome = record()
+        if isinstance(outcome, Removed):
+            self._archive.expect(archived.path)
+            outcome = record(is_there=True)
         if isinstance(outcome, Conflict):
             return self._quarantine(encoded, archived.path, outcome, association_id)
         log.debug(
@@ -232,7 +241,8 @@ class Intake:
     ) -> Response:
         """Keep a contradicting instance apart; what is held stays as it is."""
         apart = self._archive.quarantine(encoded)
-        self._receiving.quarantine(
+        record = partial(
+            self._receiving.quarantine,
             encoded.sop_instance_uid,
             apart.digest,
             apart.path,
@@ -240,6 +250,9 @@ class Intake:
             association_id,
             encoded.calling_ae,
         )
+        if not record():
+            self._archive.expect(apart.path)
+            record(is_there=True)
         self._archive.discard(path)
         return Response(_CONFLICTS[conflict.reason], str(conflict.reason))
 

@@ -142,6 +142,8 @@ class SynthesisRecord(Record):
     updated_at: Mapped[str] = mapped_column(Moment)
     # Set once the workflow engine has accepted this run; a queued row without it is offered again.
     dispatched_at: Mapped[str | None] = mapped_column(Moment)
+    # A run that found the disk full is not offered again before this.
+    waits_until: Mapped[str | None] = mapped_column(Moment)
 
 
 class OutputRecord(Record):
@@ -201,6 +203,39 @@ class DeliveredInstanceRecord(Record):
     attempt_id: Mapped[int] = mapped_column(ForeignKey("delivery_attempt.id"))
     status: Mapped[int] = mapped_column(Integer)
     answered_at: Mapped[str] = mapped_column(Moment)
+
+
+class HoldRecord(Record):
+    """A UID whose files retention must leave alone until the hold is released."""
+
+    __tablename__ = "hold"
+
+    id: Mapped[int] = mapped_column(Counter, primary_key=True, autoincrement=True)
+    uid: Mapped[str] = mapped_column(Digest, index=True)
+    reason: Mapped[str] = mapped_column(Text)
+    placed_at: Mapped[str] = mapped_column(Moment)
+    placed_by: Mapped[str] = mapped_column(String(128))
+    released_at: Mapped[str | None] = mapped_column(Moment)
+
+
+class RemovalRecord(Record):
+    """One file that a rule of retention named: first marked, then deleted. The rows that tell what
+    the file was stay for ever."""
+
+    __tablename__ = "removal"
+
+    id: Mapped[int] = mapped_column(Counter, primary_key=True, autoincrement=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    # What the rule judged as one: a series, a job, a run, or the path itself.
+    unit: Mapped[str] = mapped_column(Text)
+    # Of the audit events: the instance, the run, or the path.
+    subject: Mapped[str] = mapped_column(String(128))
+    path: Mapped[str] = mapped_column(Text, index=True)
+    digest: Mapped[str | None] = mapped_column(Digest)
+    rule: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    marked_at: Mapped[str] = mapped_column(Moment)
+    ended_at: Mapped[str | None] = mapped_column(Moment)
 
 
 class AuditEventRecord(Record):

@@ -37,6 +37,15 @@ class DeliveryState(StrEnum):
     FAILED = "failed"
 
 
+class RemovalState(StrEnum):
+    """One file that a rule of retention named."""
+
+    MARKED = "marked"
+    REMOVED = "removed"
+    KEPT = "kept"
+    RESTORED = "restored"
+
+
 SERIES_MOVES: Mapping[SeriesState, frozenset[SeriesState]] = {
     # A late slice leads back to receiving, as the next version.
     SeriesState.RECEIVING: frozenset({SeriesState.COMPLETE}),
@@ -80,3 +89,15 @@ DELIVERY_MOVES: Mapping[DeliveryState, frozenset[DeliveryState]] = {
     DeliveryState.DELIVERED: frozenset(),
     DeliveryState.FAILED: frozenset({DeliveryState.PENDING}),
 }
+
+REMOVAL_MOVES: Mapping[RemovalState, frozenset[RemovalState]] = {
+    # Kept: something came up between the mark and the deletion, such as a hold.
+    RemovalState.MARKED: frozenset({RemovalState.REMOVED, RemovalState.KEPT}),
+    # The same bytes were sent again.
+    RemovalState.REMOVED: frozenset({RemovalState.RESTORED}),
+    RemovalState.KEPT: frozenset(),
+    RemovalState.RESTORED: frozenset(),
+}
+
+SETTLED: frozenset[SynthesisState] = frozenset({SynthesisState.COMMITTED, SynthesisState.DECLINED})
+"""Nothing more will be done, by anybody: only then may retention have the files."""

@@ -23,7 +23,7 @@ from node.archive import Archive
 from node.clock import Clock
 from node.engine import DELIVERY_WORKFLOW, SYNTHESIS_WORKFLOW, Ticket
 from node.errors import LostRace, Refuse, Retry
-from node.intact import intact_instance, intact_output
+from node.intact import intact_output, intact_source
 from node.ledger import Ledger
 from node.ledger.entries import Output, Packaged, SynthesisEntry
 from node.logs import describe
@@ -227,7 +227,7 @@ class Worker:
         for uid, digest in entry.sources.items():
             if uid not in held:
                 raise Refuse(f"instance {uid} is not on record any more")
-            paths.append(intact_instance(self._archive, held[uid].path, digest))
+            paths.append(intact_source(self._archive, held[uid], digest))
         return paths
 
     def _has_outputs(self, job_id: str) -> bool:

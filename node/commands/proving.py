@@ -13,7 +13,7 @@ from node.archive import Archive
 from node.commands.common import Exit, open_node, out, print_json
 from node.commands.making import header_of, progress, synthesis_settings
 from node.errors import Refuse
-from node.intact import intact_instance
+from node.intact import intact_source
 from node.ledger import Ledger
 from node.ledger.entries import Output, SynthesisEntry
 from node.stages import Order, PackagedInstance, Stages
@@ -103,10 +103,10 @@ def _again(
 def _sources(ledger: Ledger, archive: Archive, entry: SynthesisEntry) -> list[Path]:
     """The archived files of a job's CT, each compared with the record."""
     held = ledger.series.get(entry.series_uid)
-    paths = {one.sop_instance_uid: one.path for one in held.instances} if held else {}
-    if missing := sorted(entry.sources.keys() - paths.keys()):
+    known = {one.sop_instance_uid: one for one in held.instances} if held else {}
+    if missing := sorted(entry.sources.keys() - known.keys()):
         raise Refuse(f"expected instance {missing[0]} on record, found none")
-    return [intact_instance(archive, paths[uid], entry.sources[uid]) for uid in entry.sources]
+    return [intact_source(archive, known[uid], entry.sources[uid]) for uid in entry.sources]
 
 
 def _job_of(story: Mapping[str, Any]) -> str:

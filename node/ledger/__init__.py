@@ -1,8 +1,9 @@
 """The ledger: every database verb of the node, one noun per module.
 
 `database` (transactions, the audit chain's lock, moves), `schema` (versions), then in the order of
-the journey: `receiving`, `series`, `syntheses`, `deliveries`, and `reports` for those who only
-read. SQLAlchemy is imported here, in `node.records` and in `node.migrations`, nowhere else.
+the journey: `receiving`, `series`, `syntheses`, `deliveries`, `retention` (with `presence`: is a
+file still there?), and `reports` for those who only read. SQLAlchemy is imported here, in
+`node.records` and in `node.migrations`, nowhere else.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from node.ledger.deliveries import Deliveries
 from node.ledger.figures import Figures
 from node.ledger.receiving import Receiving
 from node.ledger.reports import Reports
+from node.ledger.retention import Retention
 from node.ledger.schema import migrate
 from node.ledger.series import Series
 from node.ledger.syntheses import Syntheses
@@ -33,6 +35,7 @@ class Ledger:
     deliveries: Deliveries
     reports: Reports
     figures: Figures
+    retention: Retention
     database: Database
 
     def close(self) -> None:
@@ -63,5 +66,6 @@ def open_ledger(url: str, clock: Clock) -> Ledger:
         deliveries=Deliveries(database),
         reports=Reports(database),
         figures=Figures(database),
+        retention=Retention(database),
         database=database,
     )

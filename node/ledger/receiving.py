@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from node.audit import Kind
 from node.ledger.database import Database, move, updates_one
+from node.ledger.presence import claim
 from node.records import AssociationRecord, InstanceRecord, QuarantineRecord, SeriesRecord
 from node.states import SERIES_MOVES, SeriesState
 
@@ -63,6 +64,12 @@ class Stored:
 @dataclass(frozen=True)
 class Duplicate:
     """The very same bytes were on record already; nothing was written but an audit event."""
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Retention deleted a file of this path, perhaps after the caller wrote it. It will not do so
+    again: the caller looks, and asks again with `is_there`. Nothing changed."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +155,13 @@ class Receiving:
             )
 
     def record_instance(
-        self, received: Received, association_id: int, calling_ae: str, peer_address: str
-    ) -> Stored | Duplicate | Conflict:
+        self,
+        received: Received,
+        association_id: int,
+        calling_ae: str,
+        peer_address: str,
+        is_there: bool = False,
+    ) -> Stored | Duplicate | Conflict | Removed:
         """Put an instance, whose file is durable, on record.
 
         A new slice opens a series that was complete, selected or declined again, as its next
@@ -160,11 +172,14 @@ class Receiving:
             association_id: From `open_association`.
             calling_ae: Of the peer, for the series and the audit event.
             peer_address: Of the peer, numeric.
+            is_there: The file was found in its place after the answer `Removed`.
         """
         with self._database.transaction() as session:
             held = _digest_of(session, received.sop_instance_uid)
             if held is not None and held != received.digest:
                 return Conflict(ConflictReason.OTHER_BYTES)
+            if not claim(self._database, session, received.path, calling_ae, is_there):
+                return Removed()
             if held is not None:
                 self._database.append_audit(
                     session,
@@ -203,9 +218,16 @@ class Receiving:
         reason: str,
         association_id: int,
         calling_ae: str,
-    ) -> None:
-        """Put on record that an instance lies apart, under `path`, and why."""
+        is_there: bool = False,
+    ) -> bool:
+        """Put on record that an instance lies apart, under `path`, and why.
+
+        Returns:
+            False when retention deleted the file meanwhile, as `Removed` says it of an instance.
+        """
         with self._database.transaction() as session:
+            if not claim(self._database, session, path, calling_ae, is_there):
+                return False
             session.execute(
                 insert(QuarantineRecord).values(
                     sop_instance_uid=sop_instance_uid,
@@ -223,6 +245,7 @@ class Receiving:
                 calling_ae,
                 {"association": association_id, "digest": digest, "reason": reason},
             )
+            return True
 
     def refuse_instance(
         self,

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from node.audit import Event
 from node.errors import Refuse
 from node.ledger.database import Database
+from node.ledger.presence import removed_at
 from node.records import (
     AssociationRecord,
     AuditEventRecord,
@@ -173,6 +174,7 @@ def _instance(session: Session, row: InstanceRecord) -> Story:
     story["series"] = _fields(session.get_one(SeriesRecord, row.series_uid))
     jobs = session.scalars(select(SynthesisRecord).filter_by(series_uid=row.series_uid))
     story["used_by"] = [job.job_id for job in jobs if row.sop_instance_uid in job.sources]
+    story["removed_at"] = removed_at(session, row.path)
     story["events"] = _events_about(session, row.sop_instance_uid)
     return story
 
@@ -214,6 +216,7 @@ def _job(session: Session, job_id: str) -> Story:
 
 def _output(session: Session, row: OutputRecord) -> Story:
     story = _fields(row)
+    story["removed_at"] = removed_at(session, row.path)
     answers = session.execute(
         select(DeliveryRecord.destination, DeliveredInstanceRecord)
         .join(DeliveredInstanceRecord, DeliveredInstanceRecord.delivery_id == DeliveryRecord.id)

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from node.audit import Kind
 from node.clock import from_text, to_text
 from node.ledger.database import Database, move
+from node.ledger.presence import removed_of_series
 from node.ledger.receiving import Ending
 from node.records import AssociationRecord, InstanceRecord, SelectionRecord, SeriesRecord
 from node.states import SERIES_MOVES, SeriesState
@@ -39,7 +40,8 @@ class IncomingSeries:
 
 @dataclass(frozen=True)
 class HeldInstance:
-    """An instance on record; `path` is relative to the archive."""
+    """An instance on record; `path` is relative to the archive, and the file is there unless
+    retention deleted it at `removed_at`."""
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -48,6 +50,7 @@ class HeldInstance:
     size_bytes: int
     path: str
     summary: InstanceSummary
+    removed_at: str | None = None
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,7 @@ def _held(session: Session, row: SeriesRecord) -> HeldSeries:
         .filter_by(series_uid=row.series_uid)
         .order_by(InstanceRecord.sop_instance_uid)
     )
+    removed = removed_of_series(session, row.series_uid)
     return HeldSeries(
         series_uid=row.series_uid,
         study_uid=row.study_uid,
@@ -235,6 +239,7 @@ def _held(session: Session, row: SeriesRecord) -> HeldSeries:
                 one.size_bytes,
                 one.path,
                 InstanceSummary.from_json(one.summary),
+                removed.get(one.path),
             )
             for one in instances
         ),

@@ -1,0 +1,94 @@
+"""Is a file that is on record still there, or did retention delete it?
+
+A row of an instance or output never goes; whether its file did is told by the latest row of
+`removal` for its path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy.orm import Session
+
+from node.audit import Kind
+from node.ledger.database import Database, move
+from node.records import InstanceRecord, OutputRecord, QuarantineRecord, RemovalRecord
+from node.states import REMOVAL_MOVES, RemovalState
+
+_GOING: Final = (str(RemovalState.MARKED), str(RemovalState.REMOVED))
+# SQLite takes 32,766 parameters in a statement.
+_PATHS_AT_A_TIME: Final = 10_000
+
+
+def is_live(path: Any) -> ColumnElement[bool]:
+    """A condition on a column `path`: the file is neither deleted nor about to be."""
+    return ~exists().where(RemovalRecord.path == path, RemovalRecord.state.in_(_GOING))
+
+
+def live_paths(session: Session, paths: Iterable[str]) -> frozenset[str]:
+    """Those of these paths that are on record, and whose file is to be there."""
+    wanted, found = list(paths), set[str]()
+    for first in range(0, len(wanted), _PATHS_AT_A_TIME):
+        part = wanted[first : first + _PATHS_AT_A_TIME]
+        for record in (InstanceRecord, OutputRecord, QuarantineRecord):
+            query = select(record.path).where(record.path.in_(part), is_live(record.path))
+            found.update(session.scalars(query))
+    return frozenset(found)
+
+
+def removed_at(session: Session, path: str) -> str | None:
+    """When retention deleted the file, or None."""
+    return session.scalar(
+        select(func.max(RemovalRecord.ended_at)).filter_by(
+            path=path, state=str(RemovalState.REMOVED)
+        )
+    )
+
+
+def removed_of_series(session: Session, series_uid: str) -> dict[str, str]:
+    """When retention deleted which files, by path, of the received instances of a series."""
+    rows = session.execute(
+        select(RemovalRecord.path, RemovalRecord.ended_at)
+        .join(InstanceRecord, InstanceRecord.path == RemovalRecord.path)
+        .where(
+            InstanceRecord.series_uid == series_uid,
+            RemovalRecord.state == str(RemovalState.REMOVED),
+        )
+    )
+    return {path: str(ended_at) for path, ended_at in rows}
+
+
+def claim(
+    database: Database, session: Session, path: str, actor: str, is_there: bool = False
+) -> bool:
+    """Count on a file that was just made durable under a path that retention may have named.
+
+    Args:
+        database: Of the session.
+        session: A write transaction; retention deletes in one too, so never meanwhile.
+        path: Of the file.
+        actor: Who wrote it.
+        is_there: It was found in its place after this function said False.
+
+    Returns:
+        False when retention deleted the file, and nobody knows whether before or after it was
+        written. It does not do so twice, so the caller may look now.
+    """
+    rows = session.scalars(
+        select(RemovalRecord)
+        .where(RemovalRecord.path == path, RemovalRecord.state.in_(_GOING))
+        .order_by(RemovalRecord.id)
+    ).all()
+    if rows and rows[-1].state == RemovalState.REMOVED and not is_there:
+        return False
+    for row in rows:
+        state = RemovalState(row.state)
+        is_marked = state is RemovalState.MARKED
+        target = RemovalState.KEPT if is_marked else RemovalState.RESTORED
+        move(session, RemovalRecord, {"id": row.id}, REMOVAL_MOVES, state, target)
+        kind = Kind.FILE_KEPT if is_marked else Kind.FILE_RESTORED
+        detail = {"path": path, "reason": "the same bytes came again"}
+        database.append_audit(session, kind, row.subject, actor, detail)
+    return True

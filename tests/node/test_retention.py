@@ -1,0 +1,380 @@
+"""What retention deletes, what it never touches, and what a crash in between leaves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+from config.settings import RetentionSettings, load
+from node import audit
+from node.archive import Archive, Encoded
+from node.clock import to_text, utc_now
+from node.errors import Refuse
+from node.intact import intact_source
+from node.intake import Answer, Intake, Offer, Sender
+from node.ledger import Ledger, migrate
+from node.ledger.entries import Destination, Output, Packaged
+from node.ledger.retention import Marked, Standing, Unit, UnitKind
+from node.retention import Keeper, must_stay, plan
+from node.states import SeriesState, SynthesisState
+from tests.node.journeys import (
+    SERIES_UID,
+    SLICES,
+    STUDY_UID,
+    ct_slice,
+    ledger_url,
+    new_synthesis,
+    open_parts,
+    put_ct_on_record,
+    settings_for,
+)
+from tests.node.samples import encode
+
+RULES = load().retention
+NOW = utc_now()
+LATER = timedelta(days=40)
+DAY_OLD = to_text(NOW - timedelta(days=1))
+
+
+def rules(**changes: Any) -> RetentionSettings:
+    return RULES.model_copy(update=changes)
+
+
+def unit(key: str, days: float, size_bytes: int = 0, **standing: Any) -> Unit:
+    since = to_text(NOW - timedelta(days=days))
+    return Unit(UnitKind.RECEIVED, key, since, 1, size_bytes, Standing(**standing))
+
+
+def goes(units: list[Unit], settings: RetentionSettings) -> list[str]:
+    return [one.unit.key for one in plan(units, settings, NOW).going]
+
+
+# The rule
+
+
+@pytest.mark.parametrize("state", list(SynthesisState))
+def test_only_what_is_over_may_go(state: SynthesisState) -> None:
+    is_over = state in (SynthesisState.COMMITTED, SynthesisState.DECLINED)
+    standing = Standing(series_state=SeriesState.SELECTED, syntheses=frozenset({state}))
+    assert (must_stay(standing) is None) == is_over
+    both = Standing(syntheses=frozenset({state, SynthesisState.COMMITTED}))
+    assert (must_stay(both) is None) == is_over
+
+
+@pytest.mark.parametrize("state", list(SeriesState))
+def test_a_series_nobody_has_decided_about_stays(state: SeriesState) -> None:
+    decided = state in (SeriesState.SELECTED, SeriesState.DECLINED)
+    assert (must_stay(Standing(series_state=state)) is None) == decided
+
+
+def test_nothing_goes_by_default() -> None:
+    old = [unit("a", 5000, 10**12), replace(unit("b", 5000), kind=UnitKind.QUARANTINE)]
+    assert goes(old, RULES) == []
+
+
+def test_age_counts_from_the_last_event() -> None:
+    settings = rules(received_days=30)
+    assert goes([unit("old", 30.01), unit("young", 29.99)], settings) == ["old"]
+
+
+def test_size_takes_the_oldest_that_may_go_and_no_more() -> None:
+    units = [
+        unit("young", 1, 40),
+        unit("held", 9, 40, is_held=True),
+        unit("old", 5, 40),
+        unit("older", 7, 40),
+    ]
+    assert goes(units, rules(archive_maximum_bytes=160)) == []
+    assert goes(units, rules(archive_maximum_bytes=159)) == ["older"]
+    assert goes(units, rules(archive_maximum_bytes=119)) == ["older", "old"]
+    # The held one is never the answer, however full it is.
+    assert goes(units, rules(archive_maximum_bytes=1)) == ["older", "old", "young"]
+
+
+def test_age_frees_room_before_size_asks_for_it() -> None:
+    units = [unit("a", 50, 100), unit("b", 10, 100)]
+    settings = rules(received_days=30, archive_maximum_bytes=150)
+    assert goes(units, settings) == ["a"]
+
+
+# The files
+
+
+class Place:
+    """A data folder with one CT on record, decided, and its synthesis."""
+
+    def __init__(self, folder: Path, **retention: Any) -> None:
+        base = settings_for(folder, [])
+        self.settings = base.model_copy(update={"retention": rules(**retention)})
+        folder.mkdir(parents=True, exist_ok=True)
+        migrate(ledger_url(self.settings))
+        self.ledger: Ledger
+        self.archive: Archive
+        self.ledger, self.archive = open_parts(self.settings, "receive-0")
+        put_ct_on_record(self.ledger, self.archive)
+        (incoming,) = self.ledger.series.incoming()
+        self.ledger.series.complete(incoming, "test", "tests")
+        self.ledger.series.decide(SERIES_UID, 1, SeriesState.SELECTED, "x", "x", {}, "tests")
+        self.new = new_synthesis(self.ledger)
+        self.keeper = Keeper(self.settings, self.ledger, self.archive)
+
+    def bring_to(self, wanted: SynthesisState) -> None:
+        """Through the ledger's own verbs, as a worker would."""
+        job, verbs = self.new.job_id, self.ledger.syntheses
+        steps: dict[SynthesisState, Callable[[], object]] = {
+            SynthesisState.QUEUED: lambda: verbs.create(self.new, "tests"),
+            SynthesisState.RUNNING: lambda: verbs.start(job, 1, "tests"),
+            SynthesisState.PACKAGED: self._package,
+            SynthesisState.DELIVERING: self._deliver,
+            SynthesisState.DELIVERED: self._delivered,
+            SynthesisState.COMMITTED: lambda: verbs.commit(job, "tests"),
+        }
+        for state, step in steps.items():
+            step()
+            if state is wanted:
+                break
+        assert verbs.get(job).state == wanted
+
+    def _package(self) -> None:
+        content = b"an output"
+        kept = self.archive.store_output(self.new.job_id, "2.25.9.dcm", content)
+        output = Output("2.25.9", "2.25.8", "T2", 0, "00", kept.digest, kept.path)
+        packaged = Packaged([output], {}, "cpu", {}, {}, [])
+        self.ledger.syntheses.package(self.new.job_id, packaged, "tests")
+
+    def _deliver(self) -> None:
+        to = Destination("pacs", "PACS", "127.0.0.1", 104)
+        self.ledger.deliveries.begin(self.new.job_id, [to], "tests")
+
+    def _delivered(self) -> None:
+        (number,) = self.ledger.deliveries.open_of(self.new.job_id)
+        attempt = self.ledger.deliveries.begin_attempt(number)
+        assert attempt is not None
+        self.ledger.deliveries.answer(attempt, "2.25.9", 0x0000)
+        self.ledger.deliveries.delivered(attempt, "tests")
+
+    def files(self, folder: str) -> int:
+        place = self.archive.folder / folder
+        return sum(path.is_file() for path in place.rglob("*"))
+
+    def kinds(self) -> list[str]:
+        assert audit.verify(self.ledger.reports.events()) is None
+        return [event.kind for event in self.ledger.reports.events()]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path, received_days=30, outputs_days=30)
+
+
+def test_a_committed_synthesis_goes_and_its_record_stays(place: Place) -> None:
+    place.bring_to(SynthesisState.COMMITTED)
+    assert place.keeper.run_once(utc_now()) == 0
+    before = place.ledger.reports.show(place.new.job_id)["sources"]
+    assert place.keeper.run_once(utc_now() + LATER) == SLICES + 1
+    assert (place.files("instances"), place.files("outputs")) == (0, 0)
+    assert place.kinds().count("file.removed") == SLICES + 1
+    story = place.ledger.reports.show(SERIES_UID)
+    assert (story["instances"], story["syntheses"][0]["sources"]) == (SLICES, before)
+    assert place.ledger.reports.show("2.25.9")["removed_at"] is not None
+    # It says so, and not that the disk is broken.
+    held = place.ledger.series.get(SERIES_UID)
+    assert held is not None
+    with pytest.raises(Refuse, match=r"deleted by retention at 20\d\d-"):
+        intact_source(place.archive, held.instances[0], held.instances[0].digest)
+    assert place.keeper.run_once(utc_now() + LATER) == 0
+
+
+@pytest.mark.parametrize(
+    "state",
+    [s for s in SynthesisState if s.name not in ("COMMITTED", "DECLINED", "FAILED")],
+)
+def test_what_is_on_its_way_stays_at_any_age(place: Place, state: SynthesisState) -> None:
+    place.bring_to(state)
+    assert place.keeper.run_once(utc_now() + 100 * LATER) == 0
+    assert place.files("instances") == SLICES
+
+
+def test_the_dead_letter_stays_until_it_is_settled(place: Place) -> None:
+    place.bring_to(SynthesisState.RUNNING)
+    place.ledger.syntheses.fail(place.new.job_id, 1, "an accident", "tests")
+    assert place.keeper.run_once(utc_now() + LATER) == 0
+    why = {one.why for one in place.keeper.plan(utc_now() + LATER).staying}
+    assert why == {"in the dead letter"}
+
+
+@pytest.mark.parametrize("which", ["study", "series", "instance", "job", "output"])
+def test_a_hold_on_any_part_keeps_the_whole(place: Place, which: str) -> None:
+    place.bring_to(SynthesisState.COMMITTED)
+    uid = {
+        "study": STUDY_UID,
+        "series": SERIES_UID,
+        "instance": "2.25.3000",
+        "job": place.new.job_id,
+        "output": "2.25.9",
+    }[which]
+    place.ledger.retention.place_hold(uid, "a claim", "tests")
+    assert place.keeper.run_once(utc_now() + LATER) == 0
+    with pytest.raises(Refuse, match="already"):
+        place.ledger.retention.place_hold(uid, "again", "tests")
+    place.ledger.retention.release_hold(uid, "tests")
+    with pytest.raises(Refuse, match="found none"):
+        place.ledger.retention.release_hold(uid, "tests")
+    assert place.keeper.run_once(utc_now() + LATER) == SLICES + 1
+
+
+def test_a_hold_on_nothing_is_refused(place: Place) -> None:
+    with pytest.raises(Refuse, match="on record"):
+        place.ledger.retention.place_hold("2.25.404", "a typo", "tests")
+
+
+def mark_all(place: Place) -> None:
+    for one in place.keeper.plan(utc_now() + LATER).going:
+        place.ledger.retention.mark(one.unit.kind, one.unit.key, one.rule, must_stay, "tests")
+
+
+def test_a_hold_overtakes_a_mark(place: Place) -> None:
+    place.bring_to(SynthesisState.COMMITTED)
+    mark_all(place)
+    assert len(place.ledger.retention.marked()) == SLICES + 1
+    place.ledger.retention.place_hold(STUDY_UID, "just in time", "tests")
+    assert place.keeper.run_once(utc_now() + LATER) == 0
+    assert place.files("instances") == SLICES
+    assert place.kinds().count("file.kept") == SLICES + 1
+
+
+def test_what_a_crash_deleted_is_gone_though_held_since(place: Place) -> None:
+    """Killed after the unlink and before the commit: the next life says what is true."""
+    place.bring_to(SynthesisState.COMMITTED)
+    mark_all(place)
+    first = place.ledger.retention.marked()[0]
+    place.archive.remove([first.path])
+    place.ledger.retention.place_hold(STUDY_UID, "too late for one", "tests")
+    assert place.keeper.run_once(utc_now() + LATER) == 1
+    kinds = place.kinds()
+    assert (kinds.count("file.removed"), kinds.count("file.kept")) == (1, SLICES)
+    place.ledger.retention.release_hold(STUDY_UID, "tests")
+
+
+def test_a_crash_after_the_mark_is_finished_by_the_next_life(place: Place) -> None:
+    place.bring_to(SynthesisState.COMMITTED)
+    mark_all(place)
+    # The marks are enough: no rule is asked again about them.
+    assert place.keeper.run_once(utc_now()) == SLICES + 1
+
+
+def take(place: Place, number: int) -> Answer:
+    ds = ct_slice(number)
+    offer = Offer(CTImageStorage, ds.SOPInstanceUID, ExplicitVRLittleEndian, encode(ds))
+    association = place.ledger.receiving.open_association("tests", "CT1", "X", "127.0.0.1")
+    roomy = place.settings.receive.model_copy(update={"minimum_free_bytes": 0})
+    settings = place.settings.model_copy(update={"receive": roomy})
+    intake = Intake(settings, place.ledger, place.archive)
+    return intake.take(offer, Sender("CT1", "X", "127.0.0.1"), association).answer
+
+
+def test_the_same_bytes_again_put_a_deleted_instance_back(place: Place) -> None:
+    place.bring_to(SynthesisState.COMMITTED)
+    place.keeper.run_once(utc_now() + LATER)
+    assert take(place, 0) is Answer.STORED
+    assert place.files("instances") == 1
+    held = place.ledger.series.get(SERIES_UID)
+    assert held is not None
+    here = [one for one in held.instances if one.removed_at is None]
+    assert [one.sop_instance_uid for one in here] == ["2.25.3000"]
+    assert intact_source(place.archive, here[0], here[0].digest).exists()
+    assert "file.restored" in place.kinds()
+
+
+def test_the_same_bytes_again_take_a_mark_away(place: Place) -> None:
+    place.bring_to(SynthesisState.COMMITTED)
+    mark_all(place)
+    assert take(place, 0) is Answer.STORED
+    assert place.keeper.run_once(utc_now()) == SLICES
+    assert place.files("instances") == 1
+
+
+def test_success_is_not_said_of_a_file_that_was_deleted_meanwhile(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention deletes between the receiver's write and its record: the sender hears 0xA700."""
+    place.bring_to(SynthesisState.COMMITTED)
+    mark_all(place)
+    store = place.archive.store
+
+    def store_and_lose(series_uid: str, encoded: Encoded) -> Any:
+        archived = store(series_uid, encoded)
+        place.keeper.run_once(utc_now())
+        return archived
+
+    monkeypatch.setattr(place.archive, "store", store_and_lose)
+    assert take(place, 0) is Answer.OUT_OF_RESOURCES
+    monkeypatch.undo()
+    assert take(place, 0) is Answer.STORED
+    assert place.files("instances") == 1
+
+
+def age(path: Path) -> Path:
+    old = (utc_now() - timedelta(days=2)).timestamp()
+    os.utime(path, (old, old))
+    return path
+
+
+def test_what_crashes_left_is_swept_and_what_is_on_record_is_not(place: Place) -> None:
+    place.bring_to(SynthesisState.DELIVERING)
+    job = place.new.job_id
+    for path in place.archive.folder.rglob("*.dcm"):
+        age(path)
+    known = place.files("instances") + place.files("outputs")
+    stray = place.archive.folder / "instances" / "00" / "2.25.1" / "2.25.1-0.dcm"
+    stray.parent.mkdir(parents=True)
+    for path in (stray, place.archive.folder / "quarantine" / "2.25.1-0.dcm"):
+        path.write_bytes(b"x")
+        age(path)
+    fresh = place.archive.folder / "incoming" / "receive-9.1.1.tmp"
+    fresh.write_bytes(b"being written")
+    # An output of a job that has not been packaged: its next life writes it again.
+    pending = age(place.archive.resolve(place.archive.store_output(job, "2.25.10.dcm", b"y").path))
+    work = place.settings.node.data_folder / "work"
+    for name in (f"{job}-1", f"{job}-0", "of-no-job-1"):
+        (work / name).mkdir(parents=True)
+        age(work / name)
+    assert place.keeper.run_once(utc_now()) == 4
+    assert place.files("instances") + place.files("outputs") == known + 1
+    assert not stray.exists()
+    assert pending.exists()
+    assert fresh.exists()
+    assert [path.name for path in work.iterdir()] == [f"{job}-1"]
+
+
+def test_quarantine_goes_by_age_and_not_while_its_rival_is_held(tmp_path: Path) -> None:
+    place = Place(tmp_path, quarantine_days=7)
+    apart = place.archive.quarantine(
+        Encoded(CTImageStorage, "2.25.3000", ExplicitVRLittleEndian, "CT1", b"other bytes")
+    )
+    association = place.ledger.receiving.open_association("t", "CT1", "X", "127.0.0.1")
+    for _ in range(2):
+        place.ledger.receiving.quarantine(
+            "2.25.3000", apart.digest, apart.path, "other bytes", association, "CT1"
+        )
+    place.ledger.retention.place_hold(SERIES_UID, "a claim", "tests")
+    assert place.keeper.run_once(utc_now() + LATER) == 0
+    place.ledger.retention.release_hold(SERIES_UID, "tests")
+    assert place.keeper.run_once(utc_now() + LATER) == 1
+    assert place.files("quarantine") == 0
+    assert place.files("instances") == SLICES
+
+
+def test_a_path_that_leads_out_is_refused(place: Place) -> None:
+    outside = Marked(1, UnitKind.WORK, "x", "x", "../../etc", None, "x")
+    from node.retention import _Shelf
+
+    with pytest.raises(Refuse):
+        _Shelf(place.archive, place.settings.node.data_folder / "work").delete([outside])
