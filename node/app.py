@@ -139,9 +139,7 @@ class Turns:
     def beside(self, turn: Callable[[], object], pause_s: float, name: str) -> None:
         """Repeat something in a thread of its own, which may take its time and does not beat."""
         quiet = Turns(self._stop, lambda: None)
-        threading.Thread(
-            target=quiet.repeat, args=(turn, pause_s), name=name, daemon=True
-        ).start()
+        threading.Thread(target=quiet.repeat, args=(turn, pause_s), name=name, daemon=True).start()
 
     def _rest(self, rest_s: float, is_well: bool) -> None:
         end = time.monotonic() + rest_s
