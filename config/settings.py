@@ -140,6 +140,8 @@ class Destination(_Section):
     tls: bool = False
     # The name its certificate carries, where that is not `host`; "any" takes every name.
     tls_name: str | None = None
+    # Whether it is asked to take responsibility before a synthesis is committed.
+    storage_commitment: bool = False
 
 
 class DeliverySettings(_Section):
@@ -153,6 +155,14 @@ class DeliverySettings(_Section):
     longest_retry_s: PositiveSeconds
     give_up_s: PositiveSeconds
     network_timeout_s: PositiveSeconds
+    commitment_timeout_s: PositiveSeconds
+    commitment_stay_s: Annotated[float, Field(ge=0)]
+    commitment_tries: Annotated[int, Field(ge=1)]
+
+    @property
+    def committing(self) -> frozenset[str]:
+        """Names of the destinations that are asked for storage commitment."""
+        return frozenset(one.name for one in self.destinations if one.storage_commitment)
 
     @model_validator(mode="after")
     def _names_once(self) -> DeliverySettings:

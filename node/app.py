@@ -36,6 +36,8 @@ RECEIVE_GRACE_S: Final = 8.0
 # A step of the model takes seconds, a synthesis minutes: what is not done then is taken up again.
 WORK_GRACE_S: Final = 8
 RECONCILE_S: Final = 30.0
+# How long a delivered synthesis waits to be asked about; the cost is one indexed query.
+COMMIT_S: Final = 2.0
 # An hour of a database that is away fills no disk with messages.
 TROUBLE_PAUSE_S: Final = 5.0
 # How often a role tells that it lives, between its turns.
@@ -194,6 +196,7 @@ def _work(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
     worker = Worker(settings, ledger, archive, real_stages(model), utc_now)
     reconciler = Reconciler(ledger, engine_url(settings), worker.actor)
     worker.launch()
+    turns.beside(worker.committer().run_once, COMMIT_S, "commitment")
     on_ready(f"device={model.device} model={model.digest[:12]}")
     keeper = Keeper(settings, ledger, archive)
     turns.beside(lambda: keeper.run_once(utc_now()), settings.retention.poll_s, "retention")

@@ -53,6 +53,10 @@ class Kind(StrEnum):
     FILE_KEPT = "file.kept"
     FILE_REMOVED = "file.removed"
     FILE_RESTORED = "file.restored"
+    COMMITMENT_REQUESTED = "commitment.requested"
+    COMMITMENT_COMMITTED = "commitment.committed"
+    COMMITMENT_REFUSED = "commitment.refused"
+    COMMITMENT_UNANSWERED = "commitment.unanswered"
 
 
 @dataclass(frozen=True)

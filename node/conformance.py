@@ -19,9 +19,11 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
+from node.commitment import REPORT_STATUSES
+from node.commitment import SOP_CLASS as COMMITMENT
 from node.intake import STATUSES
 from node.receive import STORAGE_CLASSES, TRANSFER_SYNTAXES, UNCOMPRESSED, VERIFICATION
-from node.states import SERIES_MOVES, SYNTHESIS_MOVES
+from node.states import COMMITMENT_MOVES, DELIVERY_MOVES, SERIES_MOVES, SYNTHESIS_MOVES
 from node.status import is_accepted, is_permanent
 from node.tls import PROFILES
 from pipeline.contrast import SeriesKind
@@ -40,7 +42,10 @@ def tables() -> dict[str, str]:
         ),
         "acceptor": _table(
             ("Abstract syntax", "UID", "Role"),
-            [(UID(uid).name, uid, "SCP") for uid in (VERIFICATION, *STORAGE_CLASSES)],
+            [
+                *((UID(uid).name, uid, "SCP") for uid in (VERIFICATION, *STORAGE_CLASSES)),
+                (COMMITMENT.name, COMMITMENT, "SCU, reports only"),
+            ],
         ),
         "transfer_syntaxes": _table(
             ("Transfer syntax", "UID", "Verification", "Storage"),
@@ -58,8 +63,14 @@ def tables() -> dict[str, str]:
             [
                 (SecondaryCaptureImageStorage.name, UID(uid).name, "SCU")
                 for uid in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
-            ],
+            ]
+            + [(COMMITMENT.name, ImplicitVRLittleEndian.name, "SCU")],
         ),
+        "reports": _table(
+            ("Status", "When"), [(f"0x{status:04X}", when) for status, when in REPORT_STATUSES]
+        ),
+        "commitment_states": _moves(COMMITMENT_MOVES),
+        "delivery_states": _moves(DELIVERY_MOVES),
         "answers": _table(
             ("Status of the peer", "What we make of it"),
             [(f"0x{status:04X}", _meaning(status)) for status in (*_EXAMPLES, 0xC000)],

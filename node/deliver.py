@@ -7,30 +7,22 @@ whether trying again can help, and the delivery workflow decides.
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import pynetdicom._config as pynetdicom_config
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, evt
 from pynetdicom.association import Association
 
-from config.settings import DeliverySettings, Settings, TlsSettings
-from node import tls
-from node.clock import utc_now
-from node.errors import Refuse, Retry
+from config.settings import DeliverySettings, Settings
+from node.association import Rejected, Unreachable, associate, named
+from node.errors import Refuse
 from node.ledger.entries import Destination
 from node.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS
-
-# pynetdicom would log the data sets of queries, which name patients.
-pynetdicom_config.LOG_REQUEST_IDENTIFIERS = False
-pynetdicom_config.LOG_RESPONSE_IDENTIFIERS = False
 
 SENDER = "sender"
 """The destination that is whoever sent the CT."""
@@ -39,16 +31,6 @@ VERIFICATION = UID("1.2.840.10008.1.1")
 NATIVE_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 # PS3.8 7.1.1.13: a presentation context ID is an odd byte, which leaves 128 of them.
 MAXIMUM_CONTEXTS = 128
-# PS3.8 9.3.4, result 1 is "rejected-permanent", 2 is "rejected-transient".
-REJECTED_PERMANENT = 1
-
-
-class Unreachable(Retry):
-    """No association, or it broke: refused connection, silence, abort, a busy peer."""
-
-
-class Rejected(Refuse):
-    """The peer will not talk to us or not about this: unknown AE title, no presentation context."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +133,7 @@ def send(
     """
     if not instances:
         return
-    assoc = _associate(_contexts(instances), destination, calling_ae, timeout_s)
+    assoc = associate(_contexts(instances), destination, calling_ae, timeout_s)
     try:
         accepted = {(cx.abstract_syntax, cx.transfer_syntax[0]) for cx in assoc.accepted_contexts}
         for message_id, instance in enumerate(instances, start=1):
@@ -172,11 +154,11 @@ def echo(destination: Destination, calling_ae: str, timeout_s: float) -> float:
         Rejected: When the peer rejects us for good.
     """
     began = time.perf_counter()
-    assoc = _associate([(VERIFICATION, ImplicitVRLittleEndian)], destination, calling_ae, timeout_s)
+    assoc = associate([(VERIFICATION, ImplicitVRLittleEndian)], destination, calling_ae, timeout_s)
     response = assoc.send_c_echo()
     assoc.release()
     if response.get("Status") != SUCCESS:
-        raise Unreachable(f"{_named(destination)} did not answer a C-ECHO with success")
+        raise Unreachable(f"{named(destination)} did not answer a C-ECHO with success")
     return time.perf_counter() - began
 
 
@@ -185,65 +167,12 @@ def _store(
 ) -> int:
     ds = dcmread(instance.path)
     if not assoc.is_established:
-        raise Unreachable(f"{_named(destination)} ended the association before all was sent")
+        raise Unreachable(f"{named(destination)} ended the association before all was sent")
     # Message ID is 16 bits and must differ from those outstanding (PS3.7 9.1.1.1.1).
     response = assoc.send_c_store(ds, msg_id=(message_id - 1) % 65535 + 1)
     if "Status" not in response:
-        raise Unreachable(f"{_named(destination)} aborted or fell silent during a C-STORE")
+        raise Unreachable(f"{named(destination)} aborted or fell silent during a C-STORE")
     return int(response.Status)
-
-
-def _associate(
-    contexts: Iterable[tuple[UID, UID]],
-    destination: Destination,
-    calling_ae: str,
-    timeout_s: float,
-) -> Association:
-    ae = AE(ae_title=calling_ae)
-    ae.acse_timeout = timeout_s
-    ae.dimse_timeout = timeout_s
-    ae.network_timeout = timeout_s
-    ae.connection_timeout = timeout_s
-    ae.maximum_pdu_size = 0
-    for abstract_syntax, transfer_syntax in contexts:
-        ae.add_requested_context(abstract_syntax, transfer_syntax)
-    handlers: list[Any] = [(evt.EVT_CONN_OPEN, _switch_off_nagle)]
-    context = None if destination.tls is None else _tls_context(destination.tls, destination)
-    try:
-        assoc = ae.associate(
-            destination.host,
-            destination.port,
-            ae_title=destination.ae_title,
-            evt_handlers=handlers,
-            # Without a name pynetdicom passes None on, which is what ssl wants then.
-            tls_args=None if context is None else (context, cast(str, destination.tls_name)),
-        )
-    except OSError as error:
-        # pynetdicom resolves the name before its own error handling begins.
-        raise Unreachable(f"{_named(destination)}: the host name does not resolve") from error
-    if assoc.is_established:
-        return assoc
-    if assoc.is_rejected:
-        answer = assoc.acceptor.primitive
-        reason = getattr(answer, "reason_str", "no reason given")
-        message = f"{_named(destination)} rejected the association: {reason}"
-        if getattr(answer, "result", None) == REJECTED_PERMANENT:
-            raise Rejected(message)
-        raise Unreachable(message)
-    if assoc.rejected_contexts:
-        # pynetdicom aborts an association of which no context was accepted.
-        refused = ", ".join(
-            sorted({UID(str(cx.abstract_syntax)).name for cx in assoc.rejected_contexts})
-        )
-        raise Rejected(f"{_named(destination)} accepts no presentation context for {refused}")
-    if context is not None and context.trouble is not None:
-        # A certificate that is wrong now may be renewed while we try again.
-        raise Unreachable(f"{_named(destination)}: {context.trouble}")
-    raise Unreachable(f"{_named(destination)} gave no association: nothing listens, or it aborted")
-
-
-def _tls_context(settings: TlsSettings, destination: Destination) -> tls.ClientContext:
-    return tls.client_context(settings, destination.tls_name is not None, utc_now())
 
 
 def _contexts(instances: Iterable[OutgoingInstance]) -> list[tuple[UID, UID]]:
@@ -271,14 +200,3 @@ def _is_usable(instance: OutgoingInstance, accepted: Collection[tuple[Any, Any]]
     own = UID(instance.transfer_syntax_uid)
     syntaxes = NATIVE_SYNTAXES if own in NATIVE_SYNTAXES else (own,)
     return any((instance.sop_class_uid, syntax) in accepted for syntax in syntaxes)
-
-
-def _switch_off_nagle(event: evt.Event) -> None:
-    # A C-STORE ends in a small fragment; without this it waits for the peer's delayed ACK.
-    transport = event.assoc.dul.socket
-    if transport is not None and transport.socket is not None:
-        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _named(destination: Destination) -> str:
-    return f"{destination.ae_title} at {destination.host}:{destination.port}"

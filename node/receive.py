@@ -46,7 +46,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import ThreadedAssociationServer
 
 from config.settings import Settings
-from node import tls
+from node import commitment, tls
 from node.archive import Archive
 from node.clock import utc_now
 from node.errors import Retry, Stop
@@ -115,6 +115,7 @@ class Receiver:
         self._tls: Final = settings.tls
         self._settings: Final = settings.receive
         self._receiving: Final = ledger.receiving
+        self._commitments: Final = ledger.commitments
         self._archive: Final = archive
         self._intake: Final = Intake(settings, ledger, archive)
         self._process: Final = process
@@ -152,6 +153,7 @@ class Receiver:
             (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_REJECTED, self._on_rejected),
             (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_N_EVENT_REPORT, lambda event: commitment.respond(event, self._on_report)),
             (evt.EVT_RELEASED, self._on_released),
             (evt.EVT_ABORTED, self._on_aborted),
         ]
@@ -212,6 +214,10 @@ class Receiver:
         entity.add_supported_context(VERIFICATION, list(UNCOMPRESSED))
         for storage_class in STORAGE_CLASSES:
             entity.add_supported_context(storage_class, list(TRANSFER_SYNTAXES))
+        # A destination reports as SCP of an association it requested (PS3.7 D.3.3.4).
+        entity.add_supported_context(
+            commitment.SOP_CLASS, list(UNCOMPRESSED), scu_role=False, scp_role=True
+        )
         return entity
 
     def _on_requested(self, event: evt.Event) -> None:
@@ -256,6 +262,13 @@ class Receiver:
         if response.comment:
             status.ErrorComment = response.comment
         return status
+
+    def _on_report(self, report: commitment.Report, ae_title: str) -> None:
+        """A destination tells whether it takes responsibility for what we sent it."""
+        state = self._commitments.report(
+            report.transaction_uid, report.committed, report.failures, printable(ae_title, 16)
+        )
+        log.info("commitment reported", transaction=report.transaction_uid, state=str(state))
 
     def _is_allowed(self, sender: Sender) -> bool:
         return self._settings.allow_any_peer or any(

@@ -238,6 +238,23 @@ class RemovalRecord(Record):
     ended_at: Mapped[str | None] = mapped_column(Moment)
 
 
+class CommitmentRecord(Record):
+    """One storage commitment transaction: who was asked about what, and what came of it."""
+
+    __tablename__ = "commitment"
+
+    transaction_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id"), index=True)
+    # Of the synthesis, so that a retry by hand begins with all its tries again.
+    run: Mapped[int] = mapped_column(Integer)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    requested_at: Mapped[str] = mapped_column(Moment)
+    ended_at: Mapped[str | None] = mapped_column(Moment)
+    # {sop instance uid: Failure Reason (0008,1197)}
+    failures: Mapped[dict[str, int] | None] = mapped_column(JSON(none_as_null=True))
+    reason: Mapped[str | None] = mapped_column(Text)
+
+
 class AuditEventRecord(Record):
     """One audit event; `hash` = sha256 over the previous hash and this event's canonical JSON."""
 

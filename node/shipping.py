@@ -17,8 +17,9 @@ from dbos import DBOS
 from config.settings import DeliverySettings, Settings
 from node import engine
 from node.archive import Archive
+from node.association import Rejected
 from node.clock import Clock, from_text, to_text
-from node.deliver import Rejected, read_header, resolve, secured
+from node.deliver import read_header, resolve, secured
 from node.engine import Ticket
 from node.errors import Refuse, Retry
 from node.intact import intact_output
@@ -91,9 +92,14 @@ class Shipping:
         return str(result["ended"])
 
     def commit(self, job_id: str) -> bool:
-        """Close a synthesis that every destination has, and forget its work files."""
+        """Close a synthesis that every destination has, and forget its work files.
+
+        One that waits for a destination's storage commitment is left to the committer.
+        """
         entry = self._ledger.syntheses.get(job_id)
         if entry.state not in {SynthesisState.DELIVERED, SynthesisState.COMMITTED}:
+            return False
+        if self._ledger.commitments.awaited(job_id, self._settings.delivery.committing):
             return False
         self._ledger.syntheses.commit(job_id, self._actor)
         for run in range(1, entry.run + 1):

@@ -34,6 +34,7 @@ class DeliveryState(StrEnum):
     PENDING = "pending"
     SENDING = "sending"
     DELIVERED = "delivered"
+    COMMITTED = "committed"
     FAILED = "failed"
 
 
@@ -44,6 +45,16 @@ class RemovalState(StrEnum):
     REMOVED = "removed"
     KEPT = "kept"
     RESTORED = "restored"
+
+
+class CommitmentState(StrEnum):
+    """One request to a destination to take responsibility for what it was sent (PS3.4 annex J)."""
+
+    REQUESTED = "requested"
+    COMMITTED = "committed"
+    REFUSED = "refused"
+    UNANSWERED = "unanswered"
+    UNSENT = "unsent"
 
 
 SERIES_MOVES: Mapping[SeriesState, frozenset[SeriesState]] = {
@@ -69,7 +80,10 @@ SYNTHESIS_MOVES: Mapping[SynthesisState, frozenset[SynthesisState]] = {
     ),
     SynthesisState.PACKAGED: frozenset({SynthesisState.DELIVERING, SynthesisState.FAILED}),
     SynthesisState.DELIVERING: frozenset({SynthesisState.DELIVERED, SynthesisState.FAILED}),
-    SynthesisState.DELIVERED: frozenset({SynthesisState.COMMITTED}),
+    # Delivering again, or failed: a destination would not take responsibility for what it has.
+    SynthesisState.DELIVERED: frozenset(
+        {SynthesisState.COMMITTED, SynthesisState.DELIVERING, SynthesisState.FAILED}
+    ),
     SynthesisState.COMMITTED: frozenset(),
     SynthesisState.DECLINED: frozenset(),
     # `pseudomri retry` puts it back.
@@ -86,7 +100,11 @@ DELIVERY_MOVES: Mapping[DeliveryState, frozenset[DeliveryState]] = {
             DeliveryState.FAILED,
         }
     ),
-    DeliveryState.DELIVERED: frozenset(),
+    # Sending again what the destination would not commit to.
+    DeliveryState.DELIVERED: frozenset(
+        {DeliveryState.COMMITTED, DeliveryState.SENDING, DeliveryState.FAILED}
+    ),
+    DeliveryState.COMMITTED: frozenset(),
     DeliveryState.FAILED: frozenset({DeliveryState.PENDING}),
 }
 
@@ -101,3 +119,20 @@ REMOVAL_MOVES: Mapping[RemovalState, frozenset[RemovalState]] = {
 
 SETTLED: frozenset[SynthesisState] = frozenset({SynthesisState.COMMITTED, SynthesisState.DECLINED})
 """Nothing more will be done, by anybody: only then may retention have the files."""
+
+
+COMMITMENT_MOVES: Mapping[CommitmentState, frozenset[CommitmentState]] = {
+    CommitmentState.REQUESTED: frozenset(
+        {
+            CommitmentState.COMMITTED,
+            CommitmentState.REFUSED,
+            CommitmentState.UNANSWERED,
+            CommitmentState.UNSENT,
+        }
+    ),
+    CommitmentState.COMMITTED: frozenset(),
+    CommitmentState.REFUSED: frozenset(),
+    # A report that comes late is as good as one in time.
+    CommitmentState.UNANSWERED: frozenset({CommitmentState.COMMITTED, CommitmentState.REFUSED}),
+    CommitmentState.UNSENT: frozenset({CommitmentState.COMMITTED, CommitmentState.REFUSED}),
+}

@@ -21,6 +21,7 @@ from config.settings import Settings
 from node import engine
 from node.archive import Archive
 from node.clock import Clock
+from node.committer import Committer
 from node.engine import DELIVERY_WORKFLOW, SYNTHESIS_WORKFLOW, Ticket
 from node.errors import LostRace, Refuse, Retry
 from node.intact import intact_output, intact_source
@@ -61,6 +62,7 @@ class Worker:
         self._ledger: Final = ledger
         self._archive: Final = archive
         self._stages: Final = stages
+        self._clock: Final = clock
         self._work: Final = settings.node.data_folder / "work"
         self.actor: Final = _executor_id(settings)
         self._shipping: Final = Shipping(settings, ledger, archive, stages.send, clock, self.actor)
@@ -72,6 +74,17 @@ class Worker:
         self._register()
         DBOS.launch()
         engine.register_queues()
+
+    def committer(self) -> Committer:
+        """What closes the syntheses of this worker."""
+        return Committer(
+            self._settings,
+            self._ledger,
+            self._shipping.commit,
+            engine.enqueue_delivery,
+            self._clock,
+            self.actor,
+        )
 
     def stop(self, grace_s: int) -> None:
         """Take nothing more; wait for running workflows at most this long, leave the rest."""

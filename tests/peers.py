@@ -72,6 +72,7 @@ class ScriptedPeer:
     ae_title: str = "PEER"
     require_called: bool = False
     port: int = 0
+    handlers: Sequence[tuple[Any, Any]] = ()
     heard: list[tuple[str, str, int | None]] = field(default_factory=list)
     associations: int = 0
 
@@ -83,6 +84,7 @@ class ScriptedPeer:
             abstract = getattr(context, "abstract_syntax", context)
             ae.add_supported_context(abstract, list(self.syntaxes))
         handlers: list[Any] = [(evt.EVT_C_STORE, self._store), (evt.EVT_ACCEPTED, self._accepted)]
+        handlers += self.handlers
         self._server = ae.start_server((LOOPBACK, self.port), block=False, evt_handlers=handlers)
         self.port = self._server.socket.getsockname()[1]
         return self
@@ -144,6 +146,11 @@ class Orthanc:
         request = urllib.request.Request(self.url + path, data=content, method="POST")
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.loads(answer.read())
+
+    def delete(self, path: str) -> None:
+        """Make it forget what lies under a path."""
+        request = urllib.request.Request(self.url + path, method="DELETE")
+        urllib.request.urlopen(request, timeout=10).close()
 
     def file(self, instance: str) -> bytes:
         """The DICOM file of an instance, by Orthanc's own id."""

@@ -8,8 +8,9 @@ from pathlib import Path
 import typer
 
 from config.settings import TlsSettings
+from node.association import Rejected
 from node.commands.common import Exit, err, out, print_json, settings_of
-from node.deliver import OutgoingInstance, Rejected, echo, read_header
+from node.deliver import OutgoingInstance, echo, read_header
 from node.deliver import send as store
 from node.errors import Refuse, Retry
 from node.ledger.entries import Destination

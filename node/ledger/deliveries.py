@@ -27,6 +27,7 @@ from node.records import (
 from node.states import DELIVERY_MOVES, DeliveryState, SynthesisState
 from node.status import is_accepted
 
+_DONE: Final = (str(DeliveryState.DELIVERED), str(DeliveryState.COMMITTED))
 _OPEN: Final = (str(DeliveryState.PENDING), str(DeliveryState.SENDING))
 
 
@@ -59,7 +60,7 @@ class Deliveries:
                 .filter_by(job_id=job_id, state=str(DeliveryState.PENDING))
                 .order_by(DeliveryRecord.id)
             )
-            return tuple(self._entry(session, row) for row in list(pending))
+            return tuple(self.entry(session, row) for row in list(pending))
 
     def get(self, delivery_id: int) -> DeliveryEntry:
         """The row of a delivery.
@@ -68,7 +69,7 @@ class Deliveries:
             Refuse: When there is none.
         """
         with self._database.reading() as session:
-            return self._entry(session, _row(session, delivery_id))
+            return self.entry(session, _row(session, delivery_id))
 
     def open_of(self, job_id: str) -> tuple[int, ...]:
         """The deliveries of a job that have not ended."""
@@ -88,12 +89,17 @@ class Deliveries:
     def begin_attempt(self, delivery_id: int) -> Attempt | None:
         """Begin a try, or begin again after a worker died in one; None when there is none to make.
 
-        An attempt that was left open is closed as interrupted: its answers count.
+        An attempt that was left open is closed as interrupted: its answers count. A delivery that
+        was done and whose destination would not commit to all of it is taken up again.
         """
         with self._database.transaction() as session:
             row = _row(session, delivery_id)
-            if row.state not in _OPEN:
+            is_again = row.state == DeliveryState.DELIVERED and remaining_of(session, row)
+            if row.state not in _OPEN and not is_again:
                 return None
+            synthesis = find(session, row.job_id)
+            if is_again and synthesis.state == SynthesisState.DELIVERED:
+                move_synthesis(self._database, session, synthesis, SynthesisState.DELIVERING)
             now = self._database.now()
             session.execute(
                 update(DeliveryAttemptRecord)
@@ -107,7 +113,7 @@ class Deliveries:
                 .returning(DeliveryAttemptRecord.id)
             )
             return Attempt(
-                inserted.scalar_one(), delivery_id, _destination(row), self._remaining(session, row)
+                inserted.scalar_one(), delivery_id, _destination(row), remaining_of(session, row)
             )
 
     def answer(self, attempt: Attempt, sop_instance_uid: str, status: int) -> None:
@@ -131,7 +137,7 @@ class Deliveries:
         """
         with self._database.transaction() as session:
             row = _row(session, attempt.delivery_id)
-            missing = self._remaining(session, row)
+            missing = remaining_of(session, row)
             if missing:
                 raise IllegalMove(
                     f"delivery {row.id}: expected every instance accepted, {len(missing)} are not"
@@ -221,7 +227,7 @@ class Deliveries:
             .select_from(DeliveryRecord)
             .where(
                 DeliveryRecord.job_id == synthesis.job_id,
-                DeliveryRecord.state != str(DeliveryState.DELIVERED),
+                DeliveryRecord.state.not_in(_DONE),
             )
         )
         if synthesis.state == SynthesisState.DELIVERING and not open_deliveries:
@@ -255,22 +261,14 @@ class Deliveries:
             },
         )
 
-    def _remaining(self, session: Session, row: DeliveryRecord) -> tuple[Output, ...]:
-        answers = session.scalars(select(DeliveredInstanceRecord).filter_by(delivery_id=row.id))
-        accepted = {a.sop_instance_uid for a in answers if is_accepted(a.status)}
-        return tuple(
-            output
-            for output in outputs_of(session, row.job_id)
-            if output.sop_instance_uid not in accepted
-        )
-
     def _move(self, session: Session, row: DeliveryRecord, target: DeliveryState) -> None:
         source = DeliveryState(row.state)
         changes = {"updated_at": self._database.now()}
         move(session, DeliveryRecord, {"id": row.id}, DELIVERY_MOVES, source, target, changes)
         session.refresh(row)
 
-    def _entry(self, session: Session, row: DeliveryRecord) -> DeliveryEntry:
+    def entry(self, session: Session, row: DeliveryRecord) -> DeliveryEntry:
+        """A row as others see it, inside the caller's transaction."""
         attempts = session.scalar(
             select(func.count()).select_from(DeliveryAttemptRecord).filter_by(delivery_id=row.id)
         )
@@ -283,6 +281,17 @@ class Deliveries:
             attempts=attempts or 0,
             created_at=row.created_at,
         )
+
+
+def remaining_of(session: Session, row: DeliveryRecord) -> tuple[Output, ...]:
+    """The outputs that a destination has not accepted, inside the caller's transaction."""
+    answers = session.scalars(select(DeliveredInstanceRecord).filter_by(delivery_id=row.id))
+    accepted = {a.sop_instance_uid for a in answers if is_accepted(a.status)}
+    return tuple(
+        output
+        for output in outputs_of(session, row.job_id)
+        if output.sop_instance_uid not in accepted
+    )
 
 
 def _row(session: Session, delivery_id: int) -> DeliveryRecord:

@@ -12,6 +12,7 @@ from node.records import AssociationRecord, DeliveryRecord, SeriesRecord, Synthe
 from node.states import DeliveryState, SynthesisState
 
 _WAITING: Final = (str(DeliveryState.PENDING), str(DeliveryState.SENDING))
+_DONE: Final = (str(DeliveryState.DELIVERED), str(DeliveryState.COMMITTED))
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Figures:
         for name in sorted({row[0] for row in rows}):
             own = [row for row in rows if row[0] == name]
             waiting = [row[3] for row in own if row[1] in _WAITING]
-            delivered = [row[4] for row in own if row[1] == str(DeliveryState.DELIVERED)]
+            delivered = [row[4] for row in own if row[1] in _DONE]
             found[name] = DestinationFigures(
                 {row[1]: row[2] for row in own},
                 max(delivered, default=None),

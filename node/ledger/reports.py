@@ -18,6 +18,7 @@ from node.ledger.presence import removed_at
 from node.records import (
     AssociationRecord,
     AuditEventRecord,
+    CommitmentRecord,
     DeliveredInstanceRecord,
     DeliveryAttemptRecord,
     DeliveryRecord,
@@ -160,6 +161,12 @@ def _delivery(session: Session, row: DeliveryRecord) -> Story:
     )
     story = _fields(row, "job_id")
     story["attempts"] = [_fields(attempt, "delivery_id") for attempt in attempts]
+    commitments = session.scalars(
+        select(CommitmentRecord)
+        .filter_by(delivery_id=row.id)
+        .order_by(CommitmentRecord.requested_at)
+    )
+    story["commitments"] = [_fields(one, "delivery_id") for one in commitments]
     story["accepted"] = sum(is_accepted(status) for status in statuses)
     story["answers"] = {
         f"0x{status:04X}": statuses.count(status) for status in sorted(set(statuses))

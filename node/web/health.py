@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from config.settings import Settings
+from node import tls
 from node.archive import Archive
 from node.clock import Clock, from_text, to_text
 from node.ledger import Ledger
@@ -68,6 +69,7 @@ class Health:
             "disk": self._disk,
             "queue": self._queue,
             "destinations": self._destinations,
+            "certificates": self._certificates,
             "audit": self._audit,
         }
 
@@ -162,6 +164,20 @@ class Health:
             f"deliveries wait longer than {limit_s:g} s: {', '.join(late)}" if late else "",
             "`pseudomri jobs` and `pseudomri audit show JOB` tell why each attempt failed; they"
             " go on by themselves when the destination answers",
+        )
+
+    def _certificates(self) -> Check:
+        ends = tls.expiries(self._settings.tls, self._clock())
+        limit_days = self._settings.tls.warn_before_expiry_days
+        due = [
+            f"{one.setting} ends in {one.days_left} days"
+            for one in ends
+            if one.days_left <= limit_days
+        ]
+        return Check(
+            {"days_left": {one.setting: one.days_left for one in reversed(ends)}},
+            "; ".join(due),
+            "renew it and restart the receive role; docs/operations.md, TLS",
         )
 
     def _audit(self) -> Check:

@@ -19,7 +19,8 @@ from pydicom.uid import (
 )
 
 from config.settings import DeliverySettings, load
-from node.deliver import OutgoingInstance, Rejected, Unreachable, read_header, resolve, send
+from node.association import Rejected, Unreachable
+from node.deliver import OutgoingInstance, read_header, resolve, send
 from node.errors import Refuse
 from node.ledger.entries import Destination
 from node.status import is_accepted, is_permanent

@@ -16,9 +16,10 @@ from structlog.testing import capture_logs
 
 from config.settings import TlsSettings, load
 from node import tls
+from node.association import Unreachable
 from node.audit import Kind
 from node.clock import utc_now
-from node.deliver import Unreachable, echo
+from node.deliver import echo
 from node.errors import Stop
 from node.ledger.entries import Destination
 from tests.node.certificates import Authority, Pair

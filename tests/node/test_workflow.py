@@ -88,7 +88,7 @@ class Node:
         wait_until(lambda: self.state == state, deadline_s, f"{state}, found {self.state}")
 
     @contextmanager
-    def worker(self, stages: Stages | None = None) -> Iterator[None]:
+    def worker(self, stages: Stages | None = None) -> Iterator[Worker]:
         """A worker in this process."""
         worker = Worker(
             self.settings,
@@ -99,7 +99,7 @@ class Node:
         )
         worker.launch()
         try:
-            yield
+            yield worker
         finally:
             worker.stop(0)
 

@@ -1,0 +1,124 @@
+"""Opening an association with a peer, for every service that we use of one.
+
+What goes wrong is split by what the caller does about it: `Unreachable` may pass, `Rejected` is
+meant.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import pynetdicom._config as pynetdicom_config
+from pydicom.uid import UID
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+
+from config.settings import TlsSettings
+from node import tls
+from node.clock import utc_now
+from node.errors import Refuse, Retry
+from node.ledger.entries import Destination
+
+# pynetdicom would log the data sets of queries, which name patients.
+pynetdicom_config.LOG_REQUEST_IDENTIFIERS = False
+pynetdicom_config.LOG_RESPONSE_IDENTIFIERS = False
+
+# PS3.8 9.3.4, result 1 is "rejected-permanent", 2 is "rejected-transient".
+REJECTED_PERMANENT = 1
+
+
+class Unreachable(Retry):
+    """No association, or it broke: refused connection, silence, abort, a busy peer."""
+
+
+class Rejected(Refuse):
+    """The peer will not talk to us or not about this: unknown AE title, no presentation context."""
+
+
+def associate(
+    contexts: Iterable[tuple[UID, UID]],
+    destination: Destination,
+    calling_ae: str,
+    timeout_s: float,
+    handlers: Sequence[Any] = (),
+    roles: Sequence[Any] = (),
+) -> Association:
+    """Open an association with a peer.
+
+    Args:
+        contexts: Abstract and transfer syntax of every presentation context to propose.
+        destination: The peer.
+        calling_ae: Our AE title.
+        timeout_s: Longest wait for the connection, the association and each answer.
+        handlers: pynetdicom's pairs of event and function, for what the peer asks of us.
+        roles: Items of the SCP/SCU role selection (PS3.7 D.3.3.4).
+
+    Raises:
+        Unreachable: When there is no association.
+        Rejected: When the peer rejects us for good or accepts no context at all.
+    """
+    ae = AE(ae_title=calling_ae)
+    ae.acse_timeout = timeout_s
+    ae.dimse_timeout = timeout_s
+    ae.network_timeout = timeout_s
+    ae.connection_timeout = timeout_s
+    ae.maximum_pdu_size = 0
+    for abstract_syntax, transfer_syntax in contexts:
+        ae.add_requested_context(abstract_syntax, transfer_syntax)
+    context = None if destination.tls is None else _tls_context(destination.tls, destination)
+    try:
+        assoc = ae.associate(
+            destination.host,
+            destination.port,
+            ae_title=destination.ae_title,
+            evt_handlers=[(evt.EVT_CONN_OPEN, _switch_off_nagle), *handlers],
+            ext_neg=list(roles),
+            # Without a name pynetdicom passes None on, which is what ssl wants then.
+            tls_args=None if context is None else (context, cast(str, destination.tls_name)),
+        )
+    except OSError as error:
+        # pynetdicom resolves the name before its own error handling begins.
+        raise Unreachable(f"{named(destination)}: the host name does not resolve") from error
+    if not assoc.is_established:
+        raise _why_not(assoc, destination, None if context is None else context.trouble)
+    return assoc
+
+
+def _tls_context(settings: TlsSettings, destination: Destination) -> tls.ClientContext:
+    return tls.client_context(settings, destination.tls_name is not None, utc_now())
+
+
+def named(destination: Destination) -> str:
+    """The peer as a message names it."""
+    return f"{destination.ae_title} at {destination.host}:{destination.port}"
+
+
+def _switch_off_nagle(event: evt.Event) -> None:
+    # A C-STORE ends in a small fragment; without this it waits for the peer's delayed ACK.
+    transport = event.assoc.dul.socket
+    if transport is not None and transport.socket is not None:
+        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _why_not(
+    assoc: Association, destination: Destination, trouble: str | None
+) -> Unreachable | Rejected:
+    """Why an association was not established, and so whether trying again can help."""
+    if assoc.is_rejected:
+        answer = assoc.acceptor.primitive
+        reason = getattr(answer, "reason_str", "no reason given")
+        message = f"{named(destination)} rejected the association: {reason}"
+        is_meant = getattr(answer, "result", None) == REJECTED_PERMANENT
+        return Rejected(message) if is_meant else Unreachable(message)
+    if assoc.rejected_contexts:
+        # pynetdicom aborts an association of which no context was accepted.
+        refused = ", ".join(
+            sorted({UID(str(cx.abstract_syntax)).name for cx in assoc.rejected_contexts})
+        )
+        return Rejected(f"{named(destination)} accepts no presentation context for {refused}")
+    if trouble is not None:
+        # A certificate that is wrong now may be renewed while we try again.
+        return Unreachable(f"{named(destination)}: {trouble}")
+    return Unreachable(f"{named(destination)} gave no association: nothing listens, or it aborted")
