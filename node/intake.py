@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from config.settings import Settings
+from node import words
 from node.archive import Archive, Encoded
 from node.errors import Retry
 from node.header import Header, Unidentified, Unreadable, read_header
@@ -260,7 +261,8 @@ class Intake:
         self, offer: Offer, sender: Sender, association_id: int, response: Response
     ) -> None:
         status = response.answer.value.code
-        uid = printable(offer.sop_instance_uid, 64)
+        # Whatever stood there instead of a UID is not for the record.
+        uid = words.uid(offer.sop_instance_uid)
         log.warning(
             "instance refused",
             sop_instance_uid=uid,

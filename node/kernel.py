@@ -26,8 +26,8 @@ _SIEMENS_SHARP_FROM = 54
 # which 40 to 49 are brain again.
 _CANON = re.compile(r"FC(\d{2})")
 # GE and others use words.
-_SHARP_WORDS = frozenset({"BONE", "BONEPLUS", "EDGE", "LUNG", "DETAIL", "ULTRA", "SHARP"})
-_SOFT_WORDS = frozenset({"SOFT", "STANDARD", "STND", "SMOOTH", "BRAIN", "BODY"})
+SHARP_WORDS = frozenset({"BONE", "BONEPLUS", "EDGE", "LUNG", "DETAIL", "ULTRA", "SHARP"})
+SOFT_WORDS = frozenset({"SOFT", "STANDARD", "STND", "SMOOTH", "BRAIN", "BODY"})
 # Philips has single letters: A, B and C are smooth to standard; D, E and L are bone and lung.
 _PHILIPS = {"A": "soft", "B": "soft", "C": "soft", "UB": "soft", "UC": "soft"} | {
     "D": "sharp",
@@ -57,6 +57,6 @@ def sharpness(kernel: str) -> Sharpness:
     if name in _PHILIPS:
         return Sharpness(_PHILIPS[name])
     words = set(re.split(r"[^A-Z]+", name))
-    if words & _SHARP_WORDS:
+    if words & SHARP_WORDS:
         return Sharpness.SHARP
-    return Sharpness.SOFT if words & _SOFT_WORDS else Sharpness.UNKNOWN
+    return Sharpness.SOFT if words & SOFT_WORDS else Sharpness.UNKNOWN

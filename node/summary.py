@@ -1,25 +1,24 @@
 """What completion and selection need to know of one instance, read from its header alone.
 
-The summary goes into the ledger as JSON. It holds geometry, coded words and one flag, never a
-description: free text may name a patient.
+The summary goes into the ledger as JSON. It holds geometry, known words and one flag, never a text
+that somebody typed: it may name a patient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.uid import UID
 
+from node import words
 from pipeline.errors import Declined
 from pipeline.headers import frames
 from pipeline.slices import SliceGeometry
-
-# Code strings have 16 characters (PS3.5 6.2); longer ones are somebody's free text.
-_LONGEST_WORD: Final = 16
 
 
 class Pixels(StrEnum):
@@ -45,7 +44,7 @@ class InstanceSummary:
     """The header of one instance, as far as it matters before pixels are read.
 
     Args:
-        modality: (0008,0060).
+        modality: (0008,0060); `OTHER` for an unknown word, as in the next three.
         image_type: (0008,0008), upper case; empty when absent.
         kernel: Convolution Kernel (0018,1210), values joined by a backslash; empty when absent.
         body_part: (0018,0015), upper case; empty when absent.
@@ -105,9 +104,10 @@ def summarize(header: Dataset, pixels: Pixels, trauma_words: Sequence[str]) -> I
     slices: tuple[SliceGeometry, ...] = ()
     refusal: Refusal | None = None
     try:
-        slices = tuple(frame.geometry for frame in frames([header]))
+        slices = tuple(_vetted(frame.geometry) for frame in frames([header]))
     except Declined as declined:
-        refusal = Refusal(declined.code, declined.found, declined.expected, declined.remedy)
+        found = _retold(declined, header)
+        refusal = Refusal(declined.code, found, declined.expected, declined.remedy)
     except Exception as error:
         # A hostile header can break any reader; the type of the error tells enough and no values.
         refusal = Refusal(
@@ -120,15 +120,36 @@ def summarize(header: Dataset, pixels: Pixels, trauma_words: Sequence[str]) -> I
         _text(header, keyword) for keyword in ("StudyDescription", "SeriesDescription")
     ).casefold()
     return InstanceSummary(
-        modality=_words(header, "Modality")[0][:_LONGEST_WORD],
-        image_type=tuple(word[:_LONGEST_WORD] for word in _words(header, "ImageType") if word),
-        kernel="\\".join(word[:_LONGEST_WORD] for word in _words(header, "ConvolutionKernel")),
-        body_part=_words(header, "BodyPartExamined")[0][:_LONGEST_WORD],
+        modality=_word(header, "Modality", words.MODALITIES),
+        image_type=tuple(
+            words.known(word, words.IMAGE_TYPES) for word in _words(header, "ImageType") if word
+        ),
+        kernel=words.kernel(_words(header, "ConvolutionKernel")),
+        body_part=_word(header, "BodyPartExamined", words.BODY_PARTS),
         is_trauma=any(word.casefold() in descriptions for word in trauma_words),
         pixels=pixels,
         slices=slices,
         refusal=refusal,
     )
+
+
+def _vetted(geometry: SliceGeometry) -> SliceGeometry:
+    """The geometry with a frame of reference that is a UID, whatever was typed there."""
+    return replace(geometry, frame_of_reference_uid=words.uid(geometry.frame_of_reference_uid))
+
+
+def _retold(declined: Declined, header: Dataset) -> str:
+    """What was found, without the header's own words where the pipeline quotes them."""
+    if declined.code == "series.class":
+        modality = _word(header, "Modality", words.MODALITIES) or "absent"
+        sop_class = UID(_text(header, "SOPClassUID")).name or "absent"
+        return f"Modality {modality}, SOP class {sop_class}"
+    if declined.code == "pixels.color":
+        photometric = _word(header, "PhotometricInterpretation", words.PHOTOMETRICS)
+        return f"color or several samples per pixel: {photometric or 'absent'}"
+    if declined.code == "pixels.units":
+        return "another Rescale Type"
+    return declined.found
 
 
 def _text(header: Dataset, keyword: str) -> str:
@@ -137,6 +158,11 @@ def _text(header: Dataset, keyword: str) -> str:
     except Exception:
         # Undecodable characters must not cost the instance.
         return ""
+
+
+def _word(header: Dataset, keyword: str, vocabulary: frozenset[str]) -> str:
+    """The first value of a code string, if it is one that may be told."""
+    return words.known(_words(header, keyword)[0], vocabulary)
 
 
 def _words(header: Dataset, keyword: str) -> tuple[str, ...]:
