@@ -121,13 +121,17 @@ def phantom(
     finding: Annotated[
         list[str] | None, typer.Option(help="Exactly these injuries; at random when left out.")
     ] = None,
+    artifact: Annotated[
+        list[str] | None,
+        typer.Option(help="What disturbs the CT: screws, dental, arms or motion."),
+    ] = None,
     healthy: Annotated[bool, typer.Option("--healthy", help="No injury.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write CT, true T2 and true STIR of a phantom patient as DICOM, and findings.json."""
     from node.commands import teaching
 
-    teaching.phantom(out_folder, seed, finding or [], healthy, as_json)
+    teaching.phantom(out_folder, seed, finding or [], artifact or [], healthy, as_json)
 
 
 @app.command()

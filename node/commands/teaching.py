@@ -6,29 +6,39 @@ from pathlib import Path
 
 from node.commands.common import err, out, print_json
 from node.errors import Refuse
-from pipeline.phantom import Finding, patient
+from pipeline.phantom import Artifact, Finding, Variation, patient
 from pipeline.phantom.dicom import write
 
 FIRST_PAIRS = 40
 
 
-def phantom(folder: Path, seed: int, findings: list[str], is_healthy: bool, as_json: bool) -> None:
+def phantom(
+    folder: Path,
+    seed: int,
+    findings: list[str],
+    artifacts: list[str],
+    is_healthy: bool,
+    as_json: bool,
+) -> None:
     """Write CT, true T2 and STIR of a phantom patient as DICOM, and what is broken."""
-    known = {finding.value for finding in Finding}
-    if unknown := sorted(set(findings) - known):
-        raise Refuse(f"--finding: expected one of {', '.join(sorted(known))}, found {unknown[0]}")
+    _check("--finding", findings, [finding.value for finding in Finding])
+    _check("--artifact", artifacts, [artifact.value for artifact in Artifact])
+    disturbed = [Artifact(name) for name in artifacts]
     if findings and is_healthy:
         raise Refuse("expected --finding or --healthy, found both")
     wanted = None if not findings and not is_healthy else [Finding(name) for name in findings]
     with err.status("drawing the patient"):
-        person = patient(seed, wanted)
-        written = write(person, folder)
+        # fillings are in the face
+        shown = Variation(is_face_blanked=False) if Artifact.DENTAL in disturbed else None
+        person = patient(seed, wanted, shown)
+        written = write(person, folder, artifacts=disturbed)
     if as_json:
         print_json(
             {
                 "seed": seed,
                 "injured_level": person.injured_level,
                 "findings": [injury.finding.value for injury in person.findings],
+                "artifacts": artifacts,
                 "ct": len(written.ct),
                 "t2": len(written.t2),
                 "stir": len(written.stir),
@@ -42,6 +52,11 @@ def phantom(folder: Path, seed: int, findings: list[str], is_healthy: bool, as_j
         f" {len(written.stir)} STIR slices; {names}",
         highlight=False,
     )
+
+
+def _check(option: str, found: list[str], known: list[str]) -> None:
+    if unknown := sorted(set(found) - set(known)):
+        raise Refuse(f"{option}: expected one of {', '.join(sorted(known))}, found {unknown[0]}")
 
 
 def train(

@@ -6,6 +6,8 @@ writes it as a study. `pipeline.phantom.landmarks` knows where things truly are.
 """
 
 from pipeline.phantom.acquisition import (
+    Artifact,
+    Kernel,
     Region,
     TrainingPair,
     axial_grid,
@@ -28,8 +30,10 @@ __all__ = [
     "CT_VISIBLE",
     "LEVELS",
     "PHANTOM_VERSION",
+    "Artifact",
     "Finding",
     "Injury",
+    "Kernel",
     "Morphology",
     "Patient",
     "Region",

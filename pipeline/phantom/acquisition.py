@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -97,6 +98,26 @@ class Region(StrEnum):
     LUMBAR = "lumbar"
 
 
+class Kernel(StrEnum):
+    """How the CT is reconstructed: smooth for soft tissue, or sharp and noisy for bone."""
+
+    SOFT = "soft"
+    BONE = "bone"
+
+
+_KERNELS = {Kernel.SOFT: (0.45, 0.9, 1.0), Kernel.BONE: (0.2, 0.45, 3.5)}
+"""Blur in mm, grain of the noise in pixels, noise relative to the soft kernel's."""
+
+
+class Artifact(StrEnum):
+    """What disturbs the scan."""
+
+    SCREWS = "screws"
+    DENTAL = "dental"
+    ARMS = "arms"
+    MOTION = "motion"
+
+
 FIELD_OF_VIEW_MM = {
     Region.NECK: (192.0, 234.0),
     Region.HEAD_ONLY: (192.0, 240.0),
@@ -111,20 +132,29 @@ def ct_series(
     *,
     spacing_mm: tuple[float, float, float] = (1.0, 0.6, 0.6),
     region: Region = Region.NECK,
+    kernel: Kernel = Kernel.SOFT,
+    artifacts: Collection[Artifact] = (),
 ) -> Volume:
-    """An axial CT with soft kernel and noise, head first, HU.
+    """An axial CT with a kernel's blur and noise, head first, HU.
 
     Args:
         person: Whose.
         spacing_mm: Slice, row, column.
         region: The neck from skull base to T4; other parts are for testing what declines them.
+        kernel: Of the reconstruction.
+        artifacts: What disturbs the scan (`pipeline.phantom.physics`); of a neck.
     """
     grid = axial_grid(person, spacing_mm=spacing_mm, region=region)
     if region is Region.LUMBAR:
         hu = render_lumbar(grid, stream(person.seed, Stream.TEXTURE))
     else:
         hu = render(person, grid, supersample=max(1, round(spacing_mm[0] / 1.5))).ct
-    _scan(hu, spacing_mm, stream(person.seed, Stream.NOISE))
+    if artifacts:
+        # torch, which an undisturbed phantom does not need
+        from pipeline.phantom.physics import disturb  # noqa: PLC0415
+
+        disturb(hu, grid, person, artifacts, stream(person.seed, Stream.ARTIFACTS))
+    _scan(hu, spacing_mm, kernel, stream(person.seed, Stream.NOISE))
     return Volume(hu, grid, frame_of_reference_uid(person.seed))
 
 
@@ -163,15 +193,18 @@ def _extent_mm(person: Patient, region: Region) -> tuple[float, float]:
     return 85.0, -85.0
 
 
-def _scan(hu: Float32, spacing_mm: tuple[float, float, float], rng: np.random.Generator) -> None:
-    """Blur and noise of a soft kernel, in place, slice by slice; worst through the shoulders."""
-    sigma = 0.45 / spacing_mm[1]
-    level = rng.uniform(7, 13) * (1.0 / spacing_mm[0]) ** 0.5
+def _scan(
+    hu: Float32, spacing_mm: tuple[float, float, float], kernel: Kernel, rng: np.random.Generator
+) -> None:
+    """Blur and noise of a kernel, in place, slice by slice; worst through the shoulders."""
+    blur_mm, grain, gain = _KERNELS[kernel]
+    sigma = blur_mm / spacing_mm[1]
+    level = gain * rng.uniform(7, 13) * (1.0 / spacing_mm[0]) ** 0.5
     dense = (hu > -300).mean(axis=(1, 2))
     # quantum noise grows with what the beam has to cross
     worse = np.exp(1.1 * (dense / max(float(np.median(dense)), 1e-3) - 1)).clip(0.7, 2.5)
     for number, plane in enumerate(hu):
-        noise = gaussian_filter(rng.standard_normal(plane.shape, dtype=np.float32), 0.9)
+        noise = gaussian_filter(rng.standard_normal(plane.shape, dtype=np.float32), grain)
         noise *= level * worse[number] / noise.std()
         plane[:] = np.maximum(gaussian_filter(plane, sigma) + noise, -1024)
 

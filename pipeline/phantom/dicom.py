@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.phantom.acquisition import TRUTH_CONTRASTS, ct_series, truth
+from pipeline.phantom.acquisition import TRUTH_CONTRASTS, Artifact, ct_series, truth
 from pipeline.phantom.injuries import CT_VISIBLE
 from pipeline.phantom.instances import ACQUIRED, ct_datasets, mr_datasets, save
 from pipeline.phantom.landmarks import discs_mm
@@ -34,6 +35,7 @@ def write(
     spacing_mm: tuple[float, float, float] = (1.0, 0.6, 0.6),
     acquired: datetime = ACQUIRED,
     variant: Variant | None = None,
+    artifacts: Collection[Artifact] = (),
 ) -> Written:
     """Write ``CT/``, ``T2/``, ``STIR/`` and ``findings.json`` into a folder.
 
@@ -43,6 +45,7 @@ def write(
         spacing_mm: Of the CT: slice, row, column.
         acquired: Study, series and acquisition date and time.
         variant: Spoil the CT in this way; no truth is written beside a spoiled series.
+        artifacts: What disturbs the scan of the CT; the truth stays what it is.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,9 +54,8 @@ def write(
     if variant is not None:
         spoiled = write_variant(person, folder, variant, spacing_mm=spacing_mm, acquired=acquired)
         return Written(spoiled, (), (), findings)
-    ct = save(
-        ct_datasets(person, ct_series(person, spacing_mm=spacing_mm), acquired), folder / "CT"
-    )
+    volume = ct_series(person, spacing_mm=spacing_mm, artifacts=artifacts)
+    ct = save(ct_datasets(person, volume, acquired), folder / "CT")
     t2, stir = (
         save(mr_datasets(person, volume, contrast, acquired), folder / contrast)
         for contrast, volume in zip(TRUTH_CONTRASTS, truth(person), strict=True)

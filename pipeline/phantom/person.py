@@ -40,6 +40,7 @@ class Stream(IntEnum):
     NOISE = 12
     IDENTITY = 13
     MR = 14
+    ARTIFACTS = 15
 
 
 def stream(seed: int, number: Stream) -> np.random.Generator:
