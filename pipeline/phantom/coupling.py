@@ -28,7 +28,8 @@ SIGNS: dict[Finding, tuple[str, str]] = {
         "fluid between processes in their place",
     ),
     Finding.VERTEBRAL_FRACTURE: (
-        "body loses height in front, fracture line with pressed trabeculae, corner pushed into the canal when severe",
+        "body loses height in front, fracture line with pressed trabeculae, corner pushed into the"
+        " canal when severe",
         "marrow oedema in a body of normal shape",
     ),
     Finding.TRANSLATION: ("column above slipped by 1.8-5 mm", "-"),
