@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    HttpUrl,
     IPvAnyNetwork,
     StringConstraints,
     model_validator,
@@ -144,10 +145,33 @@ class Destination(_Section):
     storage_commitment: bool = False
 
 
+class WebDestination(_Section):
+    """One archive that receives the result by STOW-RS (PS3.18 10.5)."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    # Up to and without `/studies`; who we are is told by a token or a certificate, never in here.
+    url: HttpUrl
+    # A bearer token, read anew for each delivery so that it may be renewed.
+    token_file: Path | None = None
+    # Whether our certificate of [tls] is shown to it.
+    client_certificate: bool = False
+    # The CAs of its certificate; the ones that the system knows when left out.
+    ca_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _keeps_secrets(self) -> WebDestination:
+        if self.url.username or self.url.password:
+            raise ValueError("url must not hold a name or password; use token_file")
+        if self.url.scheme != "https" and (self.token_file or self.client_certificate):
+            raise ValueError("url must begin with https where a token or certificate is shown")
+        return self
+
+
 class DeliverySettings(_Section):
     """Where results go and how stubbornly."""
 
     destinations: tuple[Destination, ...]
+    web_destinations: tuple[WebDestination, ...]
     back_to_sender: bool
     sender_port: Annotated[int, Field(ge=1, le=65535)]
     sender_tls: bool
@@ -160,13 +184,20 @@ class DeliverySettings(_Section):
     commitment_tries: Annotated[int, Field(ge=1)]
 
     @property
+    def names(self) -> frozenset[str]:
+        """Names of all destinations."""
+        web = frozenset(one.name for one in self.web_destinations)
+        return web | {one.name for one in self.destinations}
+
+    @property
     def committing(self) -> frozenset[str]:
         """Names of the destinations that are asked for storage commitment."""
         return frozenset(one.name for one in self.destinations if one.storage_commitment)
 
     @model_validator(mode="after")
     def _names_once(self) -> DeliverySettings:
-        names = [destination.name for destination in self.destinations]
+        names = [one.name for one in self.destinations]
+        names += [one.name for one in self.web_destinations]
         if len(set(names)) != len(names):
             raise ValueError(f"destination names must differ, found {sorted(names)}")
         return self
@@ -226,6 +257,11 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _tls_has_its_files(self) -> Settings:
         uses = [f"delivery.destinations.{d.name}" for d in self.delivery.destinations if d.tls]
+        uses += [
+            f"delivery.web_destinations.{one.name}"
+            for one in self.delivery.web_destinations
+            if one.client_certificate
+        ]
         uses += ["delivery.sender_tls"] if self.delivery.sender_tls else []
         uses += ["receive.tls"] if self.receive.tls else []
         if uses and not self.tls.is_complete:

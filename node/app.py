@@ -166,7 +166,7 @@ def _receive(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
     completion = CompletionLoop(ledger, settings.completion, selector.decide)
     dispatcher = Dispatcher(ledger.syntheses, engine_url(settings))
     receiver = Receiver(settings, ledger, archive)
-    if not settings.delivery.destinations and not settings.delivery.back_to_sender:
+    if not settings.delivery.names and not settings.delivery.back_to_sender:
         log.warning("no destination is configured: results stay in the archive")
     receiver.start()
     try:

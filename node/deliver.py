@@ -62,6 +62,11 @@ def resolve(
         sender_address: Peer address of that association.
     """
     resolved = [Destination(d.name, d.ae_title, d.host, d.port) for d in settings.destinations]
+    # A web archive has no AE title; its path is the settings' business.
+    resolved += [
+        Destination(d.name, "", d.url.host or "", d.url.port or 443)
+        for d in settings.web_destinations
+    ]
     if settings.back_to_sender and sender_ae and sender_address:
         resolved.append(Destination(SENDER, sender_ae, sender_address, settings.sender_port))
     return tuple(resolved)

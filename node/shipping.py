@@ -7,6 +7,7 @@ accepted, and only those that were not are sent again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any, Final
@@ -15,16 +16,16 @@ import structlog
 from dbos import DBOS
 
 from config.settings import DeliverySettings, Settings
-from node import engine
+from node import engine, stow
 from node.archive import Archive
 from node.association import Rejected
 from node.clock import Clock, from_text, to_text
-from node.deliver import read_header, resolve, secured
+from node.deliver import Answer, OutgoingInstance, read_header, resolve, secured
 from node.engine import Ticket
 from node.errors import Refuse, Retry
 from node.intact import intact_output
 from node.ledger import Ledger
-from node.ledger.entries import Attempt
+from node.ledger.entries import Attempt, Destination
 from node.logs import describe
 from node.stages import Send
 from node.states import SynthesisState
@@ -145,13 +146,7 @@ class Shipping:
                 read_header(intact_output(self._archive, output.path, output.digest))
                 for output in attempt.remaining
             ]
-            answers = self._send(
-                instances,
-                secured(attempt.destination, self._settings),
-                self._settings.node.ae_title,
-                self._settings.delivery.network_timeout_s,
-            )
-            for answer in answers:
+            for answer in self._answers(instances, attempt.destination):
                 self._ledger.deliveries.answer(attempt, answer.sop_instance_uid, answer.status)
                 if not is_accepted(answer.status):
                     refused[answer.status] = refused.get(answer.status, 0) + 1
@@ -166,6 +161,17 @@ class Shipping:
             return None, False
         counts = ", ".join(f"{n} with 0x{status:04X}" for status, n in sorted(refused.items()))
         return f"the peer refused instances: {counts}", any(map(is_permanent, refused))
+
+    def _answers(
+        self, instances: Sequence[OutgoingInstance], destination: Destination
+    ) -> Iterator[Answer]:
+        """Send by whatever way the destination is reached."""
+        timeout_s = self._settings.delivery.network_timeout_s
+        for web in self._settings.delivery.web_destinations:
+            if web.name == destination.name:
+                return stow.send(instances, web, self._settings.tls, timeout_s)
+        called = secured(destination, self._settings)
+        return self._send(instances, called, self._settings.node.ae_title, timeout_s)
 
 
 def backoff_s(settings: DeliverySettings, tries: int) -> float:

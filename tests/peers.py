@@ -28,6 +28,7 @@ LOOPBACK = "127.0.0.1"
 # Without it DCMTK and Orthanc wait for a delayed ACK after each message.
 ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
 START_S = 20.0
+PLUGINS = Path("/usr/share/orthanc/plugins")
 
 
 def free_port() -> int:
@@ -183,6 +184,8 @@ def start_orthanc(
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
             "DefaultEncoding": "Utf8",
+            "Plugins": sorted(str(one) for one in PLUGINS.glob("libOrthancDicomWeb.so")),
+            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
             "DicomModalities": {name: list(peer) for name, peer in (modalities or {}).items()},
         }
         folder.mkdir(parents=True, exist_ok=True)

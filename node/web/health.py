@@ -154,7 +154,7 @@ class Health:
     def _destinations(self) -> Check:
         now, limit_s = self._clock(), self._settings.web.delivery_limit_s
         figures = self._ledger.figures.destinations()
-        configured = {one.name for one in self._settings.delivery.destinations}
+        configured = self._settings.delivery.names
         found = {
             name: _destination(figures.get(name), now) for name in sorted(configured | set(figures))
         }

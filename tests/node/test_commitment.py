@@ -35,10 +35,16 @@ class Archive:
         fails: Of the instances it was asked about the n-th time, from 1, those it does not commit
             to; None to report nothing.
         port: Of ours to report to; None to report on the association of the request.
+        is_mute: Leave out of the report what it does not commit to.
     """
 
-    def __init__(self, fails: Callable[[list[str], int], list[str] | None], port: int | None):
-        self.fails, self.port = fails, port
+    def __init__(
+        self,
+        fails: Callable[[list[str], int], list[str] | None],
+        port: int | None = None,
+        is_mute: bool = False,
+    ):
+        self.fails, self.port, self.is_mute = fails, port, is_mute
         self.asked: list[str] = []
         self.statuses: list[int] = []
         self.peer = ScriptedPeer(
@@ -52,7 +58,8 @@ class Archive:
         self.asked.append(str(wanted.TransactionUID))
         failed = self.fails(uids, len(self.asked))
         if failed is not None:
-            ds = report(str(wanted.TransactionUID), uids, failed)
+            told = [uid for uid in uids if uid not in failed] if self.is_mute else uids
+            ds = report(str(wanted.TransactionUID), told, [] if self.is_mute else failed)
             threading.Thread(target=self._report, args=(event.assoc, ds)).start()
         return 0x0000, None
 
@@ -149,7 +156,7 @@ def destination(port: int) -> dict[str, Any]:
 def test_a_synthesis_is_committed_when_its_destination_commits(
     tmp_path: Path, is_same_association: bool
 ) -> None:
-    archive = Archive(lambda uids, times: [], None)
+    archive = Archive(lambda uids, times: [])
     with archive.peer:
         stay_s = 5.0 if is_same_association else 0.0
         node = Node(tmp_path, [destination(archive.peer.port)], commitment_stay_s=stay_s)
@@ -168,7 +175,7 @@ def test_a_synthesis_is_committed_when_its_destination_commits(
 
 
 def test_without_a_report_nothing_is_committed(tmp_path: Path) -> None:
-    archive = Archive(lambda uids, times: None, None)
+    archive = Archive(lambda uids, times: None)
     with archive.peer:
         node = Node(
             tmp_path,
@@ -201,8 +208,9 @@ def with_stay(node: Node, stay_s: float) -> Any:
     return node.settings.model_copy(update={"delivery": delivery})
 
 
-def test_what_is_refused_is_sent_again_and_asked_again(tmp_path: Path) -> None:
-    archive = Archive(lambda uids, times: uids[:2] if times == 1 else [], None)
+@pytest.mark.parametrize("is_mute", [False, True])
+def test_what_is_refused_or_forgotten_is_sent_again(tmp_path: Path, is_mute: bool) -> None:
+    archive = Archive(lambda uids, times: uids[:2] if times == 1 else [], is_mute=is_mute)
     with archive.peer:
         node = Node(tmp_path, [destination(archive.peer.port)], commitment_stay_s=5.0)
         node.dispatch()
@@ -216,7 +224,7 @@ def test_what_is_refused_is_sent_again_and_asked_again(tmp_path: Path) -> None:
 
 
 def test_a_destination_that_never_commits_is_a_dead_letter(tmp_path: Path) -> None:
-    archive = Archive(lambda uids, times: uids[:1], None)
+    archive = Archive(lambda uids, times: uids[:1])
     with archive.peer:
         node = Node(tmp_path, [destination(archive.peer.port)], commitment_stay_s=5.0)
         node.dispatch()

@@ -1,0 +1,290 @@
+"""STOW-RS against Orthanc and a scripted HTTPS server: every instance's answer, and who we are."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+
+from config.settings import TlsSettings, WebDestination, load
+from node import stow
+from node.association import Rejected, Unreachable
+from node.deliver import Answer, OutgoingInstance, read_header
+from node.errors import Refuse
+from node.states import SynthesisState
+from tests.node.certificates import Authority
+from tests.node.test_deliver import write_instance
+from tests.node.test_workflow import OUTPUTS, Node
+from tests.peers import LOOPBACK, free_port, start_orthanc
+
+TOKEN = "eyJhbGciOi.very-secret"
+
+
+@pytest.fixture
+def instances(tmp_path: Path) -> list[OutgoingInstance]:
+    return [read_header(write_instance(tmp_path, number)) for number in range(3)]
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+Script = Callable[[list[str]], tuple[int, Any]]
+
+
+class Web:
+    """A STOW-RS service over TLS that answers as it is told.
+
+    Args:
+        answer: Given the SOP Instance UIDs of a request, HTTP status and JSON body.
+        wants_certificate: Of the client.
+    """
+
+    def __init__(self, ca: Authority, answer: Script, wants_certificate: bool = False) -> None:
+        pair = ca.issue("web")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pair.certificate, pair.key)
+        if wants_certificate:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(ca.file)
+        self.heard: list[tuple[str, dict[str, str], list[str]]] = []
+        web = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                uids = list(uids_in(read_body(self)))
+                web.heard.append((self.path, dict(self.headers), uids))
+                status, body = answer(uids)
+                content = body if isinstance(body, bytes) else json.dumps(body).encode()
+                self.send_response(status)
+                if 300 <= status < 400:
+                    self.send_header("Location", "https://elsewhere.invalid/studies")
+                self.send_header("Content-Type", "application/dicom+json; charset=utf-8")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"https://{LOOPBACK}:{self._server.server_address[1]}/dicom-web/"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def __enter__(self) -> Web:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def read_body(request: BaseHTTPRequestHandler) -> bytes:
+    if request.headers.get("Transfer-Encoding") != "chunked":
+        return request.rfile.read(int(request.headers["Content-Length"]))
+    parts = []
+    while length := int(request.rfile.readline(), 16):
+        parts.append(request.rfile.read(length))
+        request.rfile.readline()
+    request.rfile.readline()
+    return b"".join(parts)
+
+
+def uids_in(body: bytes) -> Iterator[str]:
+    for found in re.finditer(rb"\r\n\r\n(.{128}DICM.*?)(?=\r\n--)", body, re.DOTALL):
+        yield str(dcmread(DicomBytesIO(found[1])).SOPInstanceUID)
+
+
+def response(stored: dict[str, int], failed: dict[str, int]) -> dict[str, Any]:
+    """A Store Instances Response; a stored one with a status other than 0 has a warning."""
+    ds = Dataset()
+    for keyword, reason, some in (
+        ("ReferencedSOPSequence", "WarningReason", stored),
+        ("FailedSOPSequence", "FailureReason", failed),
+    ):
+        items = []
+        for uid, status in some.items():
+            item = Dataset()
+            item.ReferencedSOPInstanceUID = uid
+            if status:
+                setattr(item, reason, status)
+            items.append(item)
+        if items:
+            setattr(ds, keyword, items)
+    return ds.to_json_dict()
+
+
+def web_destination(url: str, ca: Authority, **fields: Any) -> WebDestination:
+    return WebDestination(**{"name": "cloud", "url": url, "ca_file": ca.file, **fields})
+
+
+def send(
+    instances: list[OutgoingInstance], to: WebDestination, tls: TlsSettings | None = None
+) -> list[Answer]:
+    return list(stow.send(instances, to, tls or load().tls, 10))
+
+
+def test_orthanc_gets_a_synthesis_over_the_web(tmp_path: Path) -> None:
+    with start_orthanc(tmp_path / "orthanc") as orthanc:
+        web = {"name": "cloud", "url": f"{orthanc.url}/dicom-web"}
+        node = Node(tmp_path, [], web_destinations=[web])
+        node.dispatch()
+        with node.worker():
+            node.wait_for(SynthesisState.COMMITTED)
+        stored = {
+            orthanc.get(f"/instances/{one}")["MainDicomTags"]["SOPInstanceUID"]
+            for one in orthanc.get("/instances")
+        }
+    outputs = node.ledger.syntheses.outputs(node.job_id)
+    assert stored == {output.sop_instance_uid for output in outputs}
+    assert len(stored) == OUTPUTS
+    node.check_audit()
+
+
+def test_every_instance_has_its_own_answer(
+    ca: Authority, instances: list[OutgoingInstance]
+) -> None:
+    answer = response({"2.25.1": 0xB000}, {"2.25.2": 0xA700})
+    with Web(ca, lambda uids: (202, answer)) as web:
+        answers = send(instances, web_destination(web.url, ca))
+    told = {"2.25.1": 0xB000, "2.25.2": 0xA700, "2.25.3": 0x0110}
+    assert {one.sop_instance_uid: one.status for one in answers} == told
+    ((path, headers, uids),) = web.heard
+    assert (path, uids) == ("/dicom-web/studies", ["2.25.1", "2.25.2", "2.25.3"])
+    assert "Authorization" not in headers
+
+
+def test_a_conflict_tells_of_instances(ca: Authority, instances: list[OutgoingInstance]) -> None:
+    refused = response({}, {one.sop_instance_uid: 0xA900 for one in instances})
+    with Web(ca, lambda uids: (409, refused)) as web:
+        answers = send(instances, web_destination(web.url, ca))
+    assert [one.status for one in answers] == [0xA900] * 3
+
+
+def test_large_deliveries_go_in_several_requests(
+    ca: Authority, instances: list[OutgoingInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stow, "REQUEST_BYTES", 2 * instances[0].path.stat().st_size)
+    with Web(ca, lambda uids: (200, response(dict.fromkeys(uids, 0), {}))) as web:
+        answers = send(instances, web_destination(web.url, ca))
+    assert [one.status for one in answers] == [0, 0, 0]
+    assert [uids for _, _, uids in web.heard] == [["2.25.1", "2.25.2"], ["2.25.3"]]
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "says"),
+    [
+        (401, Unreachable, "does not know our token"),
+        (403, Rejected, "may not store"),
+        (404, Rejected, "leads to no STOW-RS service"),
+        (307, Rejected, "redirects"),
+        (429, Unreachable, "429"),
+        (503, Unreachable, "503"),
+        (200, Unreachable, "without a DICOM JSON response"),
+    ],
+)
+def test_an_answer_without_instances(
+    ca: Authority,
+    instances: list[OutgoingInstance],
+    status: int,
+    error: type[Exception],
+    says: str,
+) -> None:
+    with (
+        Web(ca, lambda uids: (status, b"<html>")) as web,
+        pytest.raises(error, match=says),
+    ):
+        send(instances, web_destination(web.url, ca))
+    assert len(web.heard) == 1
+
+
+def test_nobody_there(ca: Authority, instances: list[OutgoingInstance]) -> None:
+    with pytest.raises(Unreachable, match="nothing listens"):
+        send(instances, web_destination(f"https://{LOOPBACK}:{free_port()}/", ca))
+
+
+def test_a_token_is_shown_and_told_to_nobody(
+    ca: Authority,
+    instances: list[OutgoingInstance],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    with Web(ca, lambda uids: (401, b"")) as web:
+        to = web_destination(web.url, ca, token_file=file)
+        with pytest.raises(Unreachable) as error:
+            send(instances, to)
+        # Renewed while the node runs.
+        file.write_text("another")
+        with pytest.raises(Unreachable):
+            send(instances, to)
+    shown = [headers["Authorization"] for _, headers, _ in web.heard]
+    assert shown == [f"Bearer {TOKEN}", "Bearer another"]
+    output = capfd.readouterr()
+    told = (
+        caplog.text + output.out + output.err + str(error.value) + repr(to) + to.model_dump_json()
+    )
+    assert caplog.text
+    assert TOKEN not in told
+
+
+@pytest.mark.parametrize("content", [None, "", "two words", "\xff"])
+def test_a_token_that_is_none(
+    ca: Authority, instances: list[OutgoingInstance], tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_text(content, encoding="latin-1")
+    with pytest.raises(Refuse, match="token_file: expected"):
+        send(instances, web_destination("https://localhost/", ca, token_file=file))
+
+
+def test_a_certificate_is_shown(ca: Authority, instances: list[OutgoingInstance]) -> None:
+    files = ca.settings(ca.issue("pseudomri"))
+    ours = TlsSettings.model_validate(load().tls.model_dump() | files)
+    accept: Script = lambda uids: (200, response(dict.fromkeys(uids, 0), {}))  # noqa: E731
+    with Web(ca, accept, wants_certificate=True) as web:
+        answers = send(instances, web_destination(web.url, ca, client_certificate=True), ours)
+        assert [one.status for one in answers] == [0, 0, 0]
+        with pytest.raises(Unreachable):
+            send(instances, web_destination(web.url, ca), ours)
+
+
+def test_a_service_of_another_ca_gets_nothing(
+    ca: Authority, instances: list[OutgoingInstance], tmp_path: Path
+) -> None:
+    other = Authority(tmp_path, "Other CA")
+    with Web(ca, lambda uids: (200, {})) as web, pytest.raises(Unreachable, match="TLS failed"):
+        send(instances, web_destination(web.url, other))
+    assert web.heard == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"url": "http://localhost/", "token_file": "t"},
+        {"url": "http://localhost/", "client_certificate": True},
+        {"url": "https://me:secret@localhost/"},
+        {"url": "ftp://localhost/"},
+    ],
+)
+def test_secrets_only_go_over_tls(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        WebDestination(**{"name": "cloud", **fields})
