@@ -6,7 +6,7 @@ same association if that is still there, or on one that it opens with us. Both c
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +14,7 @@ from typing import Final
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ImplicitVRLittleEndian, SecondaryCaptureImageStorage
 from pynetdicom import evt
+from pynetdicom.dimse_messages import N_EVENT_REPORT_RSP
 
 from node.association import Rejected, Unreachable, associate, named
 from node.errors import Refuse
@@ -33,7 +34,6 @@ _INSTANCE: Final = UID("1.2.840.10008.1.20.1.1")
 _REQUEST: Final = 1
 # PS3.4 J.3.3: all is committed, or some is not.
 _COMPLETE, _FAILURES_EXIST = 1, 2
-_POLL_S: Final = 0.02
 
 REPORT_STATUSES: Final = (
     (SUCCESS, "The report is durable, or was before"),
@@ -86,15 +86,18 @@ def request(
         Unreachable: When it cannot be asked now.
         Rejected: When it has no storage commitment or refuses the request for good.
     """
-    heard: list[bool] = []
+    answered = threading.Event()
 
-    def answer(event: evt.Event) -> tuple[int, Dataset | None]:
-        status, _ = respond(event, on_report)
-        heard.append(status == SUCCESS)
-        return status, None
+    def note(event: evt.Event) -> None:
+        # Not before: a release would overtake our answer, and the report would seem lost.
+        if isinstance(event.message, N_EVENT_REPORT_RSP):
+            answered.set()
 
     contexts = [(SOP_CLASS, ImplicitVRLittleEndian)]
-    handlers = [(evt.EVT_N_EVENT_REPORT, answer)]
+    handlers = [
+        (evt.EVT_N_EVENT_REPORT, lambda event: respond(event, on_report)),
+        (evt.EVT_DIMSE_SENT, note),
+    ]
     assoc = associate(contexts, destination, calling_ae, timeout_s, handlers)
     try:
         status, _ = assoc.send_n_action(
@@ -104,9 +107,7 @@ def request(
             _INSTANCE,
         )
         _check(status, destination)
-        end = time.monotonic() + stay_s
-        while not heard and assoc.is_established and time.monotonic() < end:
-            time.sleep(_POLL_S)
+        answered.wait(stay_s)
     finally:
         if assoc.is_established:
             assoc.release()
