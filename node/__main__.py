@@ -81,6 +81,8 @@ def serve(
         str | None, typer.Option("--role", help="receive, work or web: this role alone.")
     ] = None,
     supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
+    number: Annotated[int, typer.Option("--number", hidden=True)] = 0,
+    listener: Annotated[int | None, typer.Option("--listener", hidden=True)] = None,
 ) -> None:
     """Run the node until SIGTERM or Ctrl-C; it prints one line when it is ready."""
     from node.app import Role
@@ -88,7 +90,9 @@ def serve(
 
     if role is not None and role not in list(Role):
         raise typer.BadParameter(f"expected one of {', '.join(Role)}, found {role}")
-    serving.serve(config, None if role is None else Role(role), supervised)
+    if supervised and role is not None:
+        serving.serve_place(config, Role(role), number, listener)
+    serving.serve(config, None if role is None else Role(role))
 
 
 @app.command()
@@ -210,28 +214,6 @@ def send(
     from node.commands import sending
 
     sending.send(folder, address, called, calling, sending.tls_of(config, tls), as_json)
-
-
-@app.command()
-def fetch(
-    source: Annotated[str, typer.Argument(help="Its name in retrieve.sources.")],
-    accession: Annotated[str, typer.Option(help="Accession number: all CT of its studies.")] = "",
-    study: Annotated[str, typer.Option(help="Study Instance UID: all CT of it.")] = "",
-    series: Annotated[
-        str, typer.Option(help="Series Instance UID; with --study when it is not on record.")
-    ] = "",
-    method: Annotated[
-        str | None, typer.Option(help="get or move; the source's own when left out.")
-    ] = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Bring a study's CT, or what is missing of it, in from a PACS (C-FIND, C-GET or C-MOVE)."""
-    from node.commands import fetching
-
-    if method not in (None, "get", "move"):
-        raise typer.BadParameter(f"expected get or move, found {method}", param_hint="--method")
-    fetching.fetch(source, accession, study, series, method, config, as_json)
 
 
 @app.command()
@@ -373,6 +355,27 @@ def audit_reproduce(
     from node.commands import proving
 
     proving.reproduce(config, uid, model, device, as_json)
+
+
+@bench_app.command("ingest")
+def bench_ingest(
+    slices: Annotated[int, typer.Option(min=4, help="Of 512 KiB, in all.")] = 400,
+    repeats: Annotated[int, typer.Option(min=1)] = 3,
+    memory_slices: Annotated[
+        int, typer.Option(min=0, help="Of each of four associations, for the memory; 0: leave out.")
+    ] = 2000,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Receiving; as config/default.toml when left out.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="On the disk to measure; nothing stays there.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Instances a second of this node, Orthanc and DCMTK's storescp, from the same sender."""
+    from node.commands import ingesting
+
+    ingesting.ingest(slices, repeats, memory_slices, processes, folder, as_json)
 
 
 @bench_app.command("journey")

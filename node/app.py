@@ -8,9 +8,11 @@ is broken. They meet in the data folder: ledger, archive, workflow engine.
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -20,10 +22,9 @@ from config.settings import Settings
 from node import logs
 from node.clock import utc_now
 from node.completion import CompletionLoop
-from node.counting import archive_count
 from node.engine import Dispatcher, engine_url, prepare_engine
 from node.errors import Retry, Stop
-from node.ledger import migrate
+from node.ledger import Ledger, migrate
 from node.ledger.entries import NewSynthesis
 from node.ledger.series import HeldSeries
 from node.lock import hold
@@ -77,17 +78,42 @@ def prepare(settings: Settings) -> None:
     prepare_engine(engine_url(settings))
 
 
-def run_role(role: Role, settings: Settings, stop: threading.Event, on_ready: OnReady) -> None:
+@dataclass(frozen=True)
+class Place:
+    """Which process of the node this one is.
+
+    Args:
+        role: What it does.
+        number: Among the acceptors, from 0; the first looks after the series as well.
+        port: The listening socket that the acceptors share; None for one of its own.
+    """
+
+    role: Role
+    number: int = 0
+    port: socket.socket | None = None
+
+    @property
+    def name(self) -> str:
+        """Its stable name: of its lock, its leftovers and its open associations."""
+        return f"{self.role}-{self.number}" if self.role is Role.RECEIVE else str(self.role)
+
+
+def run_role(place: Place, settings: Settings, stop: threading.Event, on_ready: OnReady) -> None:
     """Run a role in this process until `stop` is set.
 
     Raises:
         Stop: When it cannot run: a lock, a port, a model, a schema.
     """
-    logs.configure(settings.logging, str(role))
+    logs.configure(settings.logging, place.name)
     prepare(settings)
-    run = {Role.RECEIVE: _receive, Role.WORK: _work, Role.WEB: _web}[role]
-    with hold(settings.node.data_folder, _lock_name(role, settings)) as beat:
-        run(settings, Turns(stop, beat), on_ready)
+    with hold(settings.node.data_folder, _lock_name(place.name, settings)) as beat:
+        turns = Turns(stop, beat)
+        if place.role is Role.RECEIVE:
+            _receive(settings, place, turns, on_ready)
+        elif place.role is Role.WORK:
+            _work(settings, turns, on_ready)
+        else:
+            _web(settings, turns, on_ready)
 
 
 def new_synthesis(
@@ -154,36 +180,44 @@ class Turns:
                 return
 
 
-def _receive(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
+def _receive(settings: Settings, place: Place, turns: Turns, on_ready: OnReady) -> None:
     from node.receive import Receiver  # noqa: PLC0415  the other role has no use for it
 
-    ledger, archive = open_parts(settings, "receive-0")
+    ledger, archive = open_parts(settings, place.name)
+    receiver = Receiver(settings, ledger, archive, place.name, place.port)
+    receiver.start()
+    try:
+        on_ready(f"port={receiver.port} ae={settings.node.ae_title}")
+        if place.number == 0:
+            _look_after_series(settings, ledger, turns)
+        else:
+            turns.repeat(lambda: None, BEAT_S)
+    finally:
+        receiver.stop(RECEIVE_GRACE_S)
+        ledger.close()
+
+
+def _look_after_series(settings: Settings, ledger: Ledger, turns: Turns) -> None:
+    """Complete, select and dispatch what all acceptors took."""
     model = model_identity(settings.synthesis.model_folder)
 
     def create(held: HeldSeries, selected: Selected) -> None:
         ledger.syntheses.create(new_synthesis(held, selected, settings, model), "selection")
 
     selector = Selector(ledger, settings.selection, settings.synthesis.contrasts, create)
-    completion = CompletionLoop(
-        ledger, settings.completion, selector.decide, archive_count(settings)
-    )
+    completion = CompletionLoop(ledger, settings.completion, selector.decide)
     dispatcher = Dispatcher(ledger.syntheses, engine_url(settings))
-    receiver = Receiver(settings, ledger, archive)
     if not settings.delivery.names and not settings.delivery.back_to_sender:
         log.warning("no destination is configured: results stay in the archive")
-    receiver.start()
+
+    def turn() -> None:
+        completion.run_once(utc_now())
+        dispatcher.run_once()
+
     try:
-        on_ready(f"port={receiver.port} ae={settings.node.ae_title}")
-
-        def turn() -> None:
-            completion.run_once(utc_now())
-            dispatcher.run_once()
-
         turns.repeat(turn, settings.completion.poll_s)
     finally:
-        receiver.stop(RECEIVE_GRACE_S)
         dispatcher.close()
-        ledger.close()
 
 
 def _work(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
@@ -224,7 +258,7 @@ def _web(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
         ledger.close()
 
 
-def _lock_name(role: Role, settings: Settings) -> str:
-    # With PostgreSQL and a shared folder there is one of each role on every host.
+def _lock_name(name: str, settings: Settings) -> str:
+    # With PostgreSQL and a shared folder there is one of each on every host.
     host = f"@{os.uname().nodename}" if settings.node.database_url else ""
-    return f"{role}{host}"
+    return f"{name}{host}"

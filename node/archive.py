@@ -1,8 +1,11 @@
-"""The archive: instance files that are durable when `store` returns, and nothing half-written.
+"""The archive: instance files that are durable before anybody relies on them, none half-written.
 
-A file is written under `incoming/`, made durable, then renamed to its place, and the rename is made
+A file grows under `incoming/`, is made durable, then renamed to its place, and the rename is made
 durable too; a crash leaves either the whole file or a leftover that the next start sweeps. Names
 carry the digest of the content, so that two senders of one UID can never overwrite each other.
+
+An instance takes these steps one by one (`receive`, `Incoming.write`, `keep`, `make_durable`), so
+that its bytes go to the disk as they arrive, and one sync of a folder serves all who wait for it.
 
     incoming/    being written
     instances/   XX/SERIES_UID/SOP_INSTANCE_UID-DIGEST.dcm    XX: two digits of the series' hash
@@ -22,7 +25,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
@@ -40,14 +43,17 @@ _FOLDERS: Final = ("incoming", "instances", "quarantine", "outputs")
 _PREAMBLE: Final = bytes(128) + b"DICM"
 # Enough of a SHA-256 in a file's name; the whole of it is in the ledger.
 _DIGEST_IN_NAME: Final = 16
+# Peers with small PDUs (16 KiB is common) would otherwise cost a system call for each.
+_GATHERED_BYTES: Final = 64 * 1024
+
+Buffer = bytes | memoryview
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """A data set as its sender encoded it, with what its file meta information must say.
+class Encoding:
+    """What the file meta information of an instance must say.
 
     Args:
-        content: The encoded data set, without preamble or group 2.
         calling_ae: Of the sender, for Source Application Entity Title (0002,0016).
     """
 
@@ -55,12 +61,6 @@ class Encoded:
     sop_instance_uid: str
     transfer_syntax_uid: str
     calling_ae: str
-    content: bytes
-
-    @property
-    def digest(self) -> str:
-        """SHA-256, in hex, of the data set as it was sent."""
-        return hashlib.sha256(self.content).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,57 @@ class Archived:
     path: str
     digest: str
     size_bytes: int
+
+
+class Incoming:
+    """An instance on its way in: a file under `incoming/` that grows.
+
+    Made by `Archive.receive`. Whoever has it calls `discard` in the end, which removes what was not
+    kept.
+    """
+
+    def __init__(self, path: Path, encoding: Encoding) -> None:
+        self.encoding: Final = encoding
+        self.size_bytes = 0
+        self._path: Final = path
+        self._hash: Final = hashlib.sha256()
+        meta = _PREAMBLE + _file_meta(encoding)
+        self._start: Final = len(meta)
+        # Small fragments are gathered; those larger than the buffer pass it by.
+        self._stream: Final = path.open("w+b", buffering=_GATHERED_BYTES)
+        self._stream.write(meta)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hex, of the data set so far, as it was sent."""
+        return self._hash.hexdigest()
+
+    def write(self, fragment: Buffer) -> None:
+        """Add the next bytes of the data set.
+
+        Raises:
+            OSError: When the disk does not take them.
+        """
+        self._stream.write(fragment)
+        self._hash.update(fragment)
+        self.size_bytes += len(fragment)
+
+    def data_set(self) -> BinaryIO:
+        """What came so far, to be read from its beginning; not to be closed."""
+        self._stream.seek(self._start)
+        return self._stream
+
+    def discard(self) -> None:
+        """Close the file, and remove it unless it was kept; harmless when done before."""
+        with contextlib.suppress(OSError):  # a full disk refuses the last buffer once more
+            self._stream.close()
+        self._path.unlink(missing_ok=True)
+
+    def settle(self, target: Path) -> None:
+        """Make the content durable and give it its name; the name is not durable yet."""
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        os.replace(self._path, target)
 
 
 class Archive:
@@ -89,24 +140,60 @@ class Archive:
         for name in _FOLDERS:
             self._make_folder(folder / name)
 
-    def store(self, series_uid: str, encoded: Encoded) -> Archived:
-        """Make an instance durable, byte for byte as it was sent.
+    def receive(self, encoding: Encoding) -> Incoming:
+        """Begin an instance.
 
         Raises:
-            Refuse: When a UID is none (PS3.5 9.1); nothing was written.
+            Refuse: When a UID is none (PS3.5 9.1).
+            OSError: When the disk does not take a new file.
+        """
+        checked_uid(encoding.sop_class_uid)
+        checked_uid(encoding.sop_instance_uid)
+        return Incoming(self._temporary(), encoding)
+
+    def keep(self, incoming: Incoming, series_uid: str) -> Archived:
+        """Put an instance in its place, byte for byte as it was sent.
+
+        Its content is durable when this returns, its name only after `make_durable`.
+
+        Raises:
+            Refuse: When a UID is none (PS3.5 9.1); nothing is in place.
             Retry: When the disk did not take it; nothing is in place.
         """
         series = checked_uid(series_uid)
         shard = hashlib.sha256(series.encode("ascii")).hexdigest()[:2]
-        return self._store_part10(Path("instances", shard, series), encoded)
+        uid, digest = incoming.encoding.sop_instance_uid, incoming.digest
+        name = f"{uid}-{digest[:_DIGEST_IN_NAME]}.dcm"
+        path = Path("instances", shard, series, name)
+        with _disk():
+            self._make_folder((self.folder / path).parent)
+            incoming.settle(self.folder / path)
+        return Archived(path.as_posix(), digest, incoming.size_bytes)
 
-    def quarantine(self, encoded: Encoded) -> Archived:
-        """Make an instance durable apart from all others.
+    def make_durable(self, paths: Iterable[str]) -> None:
+        """Make the names of kept instances durable, each folder once.
 
         Raises:
-            Refuse, Retry: As `store`.
+            Retry: When the disk did not do it.
         """
-        return self._store_part10(Path("quarantine"), encoded)
+        with _disk():
+            for folder in {(self.folder / path).parent for path in paths}:
+                _sync_folder(folder)
+
+    def set_apart(self, path: str) -> str:
+        """Move an instance that is on no record to the quarantine, durably; returns its new path.
+
+        Raises:
+            Retry: When the disk did not do it.
+        """
+        source = self.resolve(path)
+        apart = Path("quarantine", source.name)
+        with _disk():
+            # Gone when another sender of the very same bytes was faster: then they lie there.
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(source, self.folder / apart)
+            _sync_folder((self.folder / apart).parent)
+        return apart.as_posix()
 
     def store_output(self, job_id: str, name: str, content: bytes) -> Archived:
         """Make one file of a synthesis durable; the same name again replaces it as a whole.
@@ -116,12 +203,8 @@ class Archive:
             Retry: When the disk did not take it.
         """
         path = Path("outputs", _checked_name(job_id), _checked_name(name))
-        self._write(path, (content,))
+        self._write(path, content)
         return Archived(path.as_posix(), hashlib.sha256(content).hexdigest(), len(content))
-
-    def discard(self, path: str) -> None:
-        """Remove a file that never came on record; harmless when it is gone."""
-        self.resolve(path).unlink(missing_ok=True)
 
     def expect(self, path: str) -> None:
         """Make sure that a file which was just written is there.
@@ -190,22 +273,13 @@ class Archive:
             leftover.unlink(missing_ok=True)
         return len(leftovers)
 
-    def _store_part10(self, parent: Path, encoded: Encoded) -> Archived:
-        uid, digest = checked_uid(encoded.sop_instance_uid), encoded.digest
-        path = parent / f"{uid}-{digest[:_DIGEST_IN_NAME]}.dcm"
-        self._write(path, (_PREAMBLE, _file_meta(encoded), encoded.content))
-        return Archived(path.as_posix(), digest, len(encoded.content))
-
-    def _write(self, path: Path, parts: Iterable[bytes]) -> None:
+    def _write(self, path: Path, content: bytes) -> None:
         """Write, make durable, rename, make the rename durable."""
-        temporary = (
-            self.folder / "incoming" / f"{self._owner}.{os.getpid()}.{next(self._serial)}.tmp"
-        )
-        target = self.folder / path
-        try:
+        temporary, target = self._temporary(), self.folder / path
+        with _disk():
             try:
                 with temporary.open("wb") as stream:
-                    stream.writelines(parts)
+                    stream.write(content)
                     stream.flush()
                     os.fsync(stream.fileno())
                 self._make_folder(target.parent)
@@ -214,8 +288,11 @@ class Archive:
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-        except OSError as error:
-            raise Retry(f"the archive's disk refused a file: {error.strerror}") from error
+
+    def _temporary(self) -> Path:
+        """A name that no other file has, by which `sweep` knows its owner."""
+        name = f"{self._owner}.{os.getpid()}.{next(self._serial)}.tmp"
+        return self.folder / "incoming" / name
 
     def _make_folder(self, folder: Path) -> None:
         """Make a folder and all above it, durably.
@@ -251,16 +328,25 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _file_meta(encoded: Encoded) -> bytes:
+@contextlib.contextmanager
+def _disk() -> Iterator[None]:
+    """Say `Retry` when the disk refused."""
+    try:
+        yield
+    except OSError as error:
+        raise Retry(f"the archive's disk refused a file: {error.strerror}") from error
+
+
+def _file_meta(encoding: Encoding) -> bytes:
     """File Meta Information (PS3.10 7.1) with the transfer syntax the peer really used."""
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = UID(encoded.sop_class_uid)
-    meta.MediaStorageSOPInstanceUID = UID(encoded.sop_instance_uid)
-    meta.TransferSyntaxUID = UID(encoded.transfer_syntax_uid)
+    meta.MediaStorageSOPClassUID = UID(encoding.sop_class_uid)
+    meta.MediaStorageSOPInstanceUID = UID(encoding.sop_instance_uid)
+    meta.TransferSyntaxUID = UID(encoding.transfer_syntax_uid)
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    meta.SourceApplicationEntityTitle = encoded.calling_ae
+    meta.SourceApplicationEntityTitle = encoding.calling_ae
     stream = DicomBytesIO()
     write_file_meta_info(stream, meta)
     content: bytes = stream.getvalue()

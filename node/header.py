@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from io import BytesIO
-from typing import Final
+from io import SEEK_END, BytesIO
+from typing import BinaryIO, Final
 
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
@@ -58,11 +58,12 @@ class Header:
         return str(self.dataset.get("Modality") or "")[:16]
 
 
-def read_header(content: bytes, transfer_syntax_uid: str) -> Header:
+def read_header(stream: BinaryIO, transfer_syntax_uid: str) -> Header:
     """Read an encoded data set up to its pixel data.
 
     Args:
-        content: As it came in the C-STORE request: without preamble, deflated if so agreed.
+        stream: At the beginning of the data set, as it came in the C-STORE request: without
+            preamble, deflated if so agreed. It ends where the data set does.
         transfer_syntax_uid: Of the presentation context.
 
     Raises:
@@ -70,18 +71,17 @@ def read_header(content: bytes, transfer_syntax_uid: str) -> Header:
         Unidentified: When one of its four UIDs is absent or none.
     """
     syntax = UID(transfer_syntax_uid)
-    body = _inflate(content) if syntax.is_deflated else content
-    stream = BytesIO(body)
+    body = _inflate(stream.read()) if syntax.is_deflated else stream
     found: list[tuple[int, int, int]] = []
 
     def is_at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
         if tag in _PIXEL_DATA_TAGS:
-            found.append((int(tag), stream.tell(), length))
+            found.append((int(tag), body.tell(), length))
         return bool(found)
 
     try:
         dataset = read_dataset(
-            stream, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=is_at_pixels
+            body, syntax.is_implicit_VR, syntax.is_little_endian, stop_when=is_at_pixels
         )
     except Exception as error:
         raise Unreadable(f"no data set in {syntax.name} ({type(error).__name__})") from None
@@ -102,7 +102,7 @@ def read_header(content: bytes, transfer_syntax_uid: str) -> Header:
     )
 
 
-def _inflate(content: bytes) -> bytes:
+def _inflate(content: bytes) -> BytesIO:
     """Deflated Explicit VR Little Endian is a raw deflate stream (PS3.5 A.5)."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
@@ -111,7 +111,7 @@ def _inflate(content: bytes) -> bytes:
         raise Unreadable("no deflated data set") from None
     if inflater.unconsumed_tail:
         raise Unreadable(f"a data set that inflates beyond {MAXIMUM_INFLATED_BYTES} bytes")
-    return body
+    return BytesIO(body)
 
 
 def _uid(dataset: Dataset, keyword: str) -> str:
@@ -123,7 +123,7 @@ def _uid(dataset: Dataset, keyword: str) -> str:
 
 
 def _look_at_pixels(
-    body: bytes, tag: int, start: int, length: int, dataset: Dataset, syntax: UID
+    body: BinaryIO, tag: int, start: int, length: int, dataset: Dataset, syntax: UID
 ) -> Pixels:
     """Whether the value that begins at `start` is as long as it and the header say."""
     if tag != _PIXEL_DATA or length == 0:
@@ -138,17 +138,19 @@ def _look_at_pixels(
         values = frames * _count(dataset, "Rows") * _count(dataset, "Columns")
         bits = _count(dataset, "SamplesPerPixel") * _count(dataset, "BitsAllocated")
         expected = max(length, values * bits // 8)
-    return Pixels.PRESENT if len(body) - start >= expected else Pixels.TRUNCATED
+    return Pixels.PRESENT if _end(body) - start >= expected else Pixels.TRUNCATED
 
 
-def _whole_fragments(body: bytes, start: int) -> int:
+def _whole_fragments(body: BinaryIO, start: int) -> int:
     """How many items of encapsulated pixel data there are; 0 when their end is missing."""
     count = 0
-    while body[start : start + 4] == _ITEM:
-        length = int.from_bytes(body[start + 4 : start + 8], "little")
-        start += 8 + length
+    while True:
+        body.seek(start)
+        head = body.read(8)
+        if head[:4] != _ITEM or len(head) < 8:
+            return count if head[:4] == _SEQUENCE_DELIMITER else 0
+        start += 8 + int.from_bytes(head[4:], "little")
         count += 1
-    return count if body[start : start + 4] == _SEQUENCE_DELIMITER else 0
 
 
 def _count(dataset: Dataset, keyword: str) -> int:
@@ -159,7 +161,11 @@ def _count(dataset: Dataset, keyword: str) -> int:
         return 1
 
 
-def _is_cut_off(dataset: Dataset, body: bytes) -> bool:
+def _is_cut_off(dataset: Dataset, body: BinaryIO) -> bool:
     """Whether a data set without pixel data ends inside an element."""
     last = dataset.get_item(max(dataset.keys()))
-    return isinstance(last, RawDataElement) and last.value_tell + last.length != len(body)
+    return isinstance(last, RawDataElement) and last.value_tell + last.length != _end(body)
+
+
+def _end(body: BinaryIO) -> int:
+    return body.seek(0, SEEK_END)

@@ -1,4 +1,4 @@
-"""Taking one instance in: durable in the archive, then on record, and only then success.
+"""Taking one instance in: into the archive while it arrives, durable, on record, then success.
 
 Nothing here knows the network. Whoever receives an instance offers it with what was agreed about
 it and passes on the answer.
@@ -6,7 +6,8 @@ it and passes on the answer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from typing import Final
@@ -15,13 +16,22 @@ import structlog
 
 from config.settings import Settings
 from node import words
-from node.archive import Archive, Encoded
-from node.errors import Retry
+from node.archive import Archive, Encoding, Incoming
+from node.errors import Refuse, Retry
 from node.header import Header, Unidentified, Unreadable, read_header
 from node.ledger import Ledger
-from node.ledger.receiving import Conflict, ConflictReason, Duplicate, Received, Removed
+from node.ledger.receiving import (
+    Arrival,
+    Conflict,
+    ConflictReason,
+    Duplicate,
+    Outcome,
+    Received,
+    Removed,
+)
 from node.logs import describe
 from node.summary import summarize
+from node.together import Together
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +81,8 @@ class Answer(Enum):
     MISMATCH = Status(
         0xA900,
         "Data set does not match SOP class",
-        "SOP Class or SOP Instance UID differs between the request and the data set",
+        "SOP Class or SOP Instance UID differs between the request and the data set, or SOP Class "
+        "UID between the request and its presentation context",
     )
     UNREADABLE = Status(
         0xC001, "Cannot understand", "The data set cannot be parsed in its transfer syntax"
@@ -113,19 +124,21 @@ class Sender:
 
 @dataclass(frozen=True)
 class Offer:
-    """One instance as a C-STORE request brings it.
+    """One instance as a C-STORE request announces it.
 
     Args:
         sop_class_uid: Affected SOP Class UID (0000,0002) of the request.
         sop_instance_uid: Affected SOP Instance UID (0000,1000) of the request.
+        abstract_syntax_uid: Of the presentation context.
         transfer_syntax_uid: Of the presentation context.
-        content: The data set as it was encoded.
+        sender: Who offers it.
     """
 
     sop_class_uid: str
     sop_instance_uid: str
+    abstract_syntax_uid: str
     transfer_syntax_uid: str
-    content: bytes
+    sender: Sender
 
 
 @dataclass(frozen=True)
@@ -140,45 +153,114 @@ class Response:
             object.__setattr__(self, "comment", self.comment[:_COMMENT_LENGTH])
 
 
+class Reception:
+    """One instance while its data set arrives: in the archive, or refused and dropped.
+
+    Made by `Intake.begin`. Nothing here raises: what goes wrong is the answer.
+
+    Args:
+        offer: What was announced.
+        maximum_bytes: Of the data set.
+    """
+
+    def __init__(self, offer: Offer, maximum_bytes: int) -> None:
+        self.offer: Final = offer
+        self.incoming: Incoming | None = None
+        self.refusal: Response | None = None
+        self._maximum_bytes: Final = maximum_bytes
+
+    def begin(self, archive: Archive) -> None:
+        """Open a file for it."""
+        offer = self.offer
+        encoding = Encoding(
+            offer.sop_class_uid,
+            offer.sop_instance_uid,
+            offer.transfer_syntax_uid,
+            offer.sender.calling_ae,
+        )
+        try:
+            self.incoming = archive.receive(encoding)
+        except Refuse as error:
+            self.refuse(Answer.UNIDENTIFIED, str(error))
+        except OSError as error:
+            self._fail(error)
+
+    def write(self, fragment: memoryview) -> None:
+        """Take the next bytes of the data set."""
+        if self.incoming is None or self.refusal is not None:
+            return
+        if self.incoming.size_bytes + len(fragment) > self._maximum_bytes:
+            self.refuse(Answer.TOO_LONG, "data set exceeds receive.maximum_dataset_bytes")
+            return
+        try:
+            self.incoming.write(fragment)
+        except OSError as error:
+            self._fail(error)
+
+    def refuse(self, answer: Answer, comment: str) -> None:
+        """Answer so, and drop what came and what will come."""
+        self.refusal = Response(answer, comment)
+        self.close()
+
+    def close(self) -> None:
+        """Remove what is not kept."""
+        if self.incoming is not None:
+            self.incoming.discard()
+
+    def _fail(self, error: OSError) -> None:
+        self.refuse(Answer.OUT_OF_RESOURCES, f"the archive's disk refused a file: {error.strerror}")
+
+
 class Intake:
     """What is kept of what is offered.
 
     Args:
-        settings: Of the node: free space to keep, trauma words.
+        settings: Of the node: free space to keep, size of a data set, trauma words.
         ledger: Where instances go on record.
         archive: Where they lie.
     """
 
     def __init__(self, settings: Settings, ledger: Ledger, archive: Archive) -> None:
-        self._minimum_free_bytes: Final = settings.receive.minimum_free_bytes
-        self._maximum_dataset_bytes: Final = settings.receive.maximum_dataset_bytes
+        self._settings: Final = settings.receive
         self._trauma_words: Final = settings.selection.trauma_words
         self._receiving: Final = ledger.receiving
         self._archive: Final = archive
+        self._together: Final = Together(self._record, common=Retry)
 
-    def take(self, offer: Offer, sender: Sender, association_id: int) -> Response:
-        """Take one instance, or say why not; anything but success goes on record too.
+    def begin(self, offer: Offer) -> Reception:
+        """Begin to take an instance, before any of its data set is there; never raises."""
+        reception = Reception(offer, self._settings.maximum_dataset_bytes)
+        if offer.sop_class_uid != offer.abstract_syntax_uid:
+            reception.refuse(Answer.MISMATCH, "SOP Class is not that of the presentation context")
+        elif self._archive.free_bytes() < self._settings.minimum_free_bytes:
+            reception.refuse(Answer.OUT_OF_RESOURCES, "free space is below the limit of this node")
+        else:
+            reception.begin(self._archive)
+        return reception
 
-        Never raises: a sender always gets an answer.
+    def take(self, reception: Reception, association_id: int) -> Response:
+        """Take an instance whose data set is complete, or say why not.
+
+        Anything but success goes on record too. Never raises: a sender always gets an answer.
         """
         try:
-            response = self._take(offer, sender, association_id)
+            response = self._take(reception, association_id)
         except Retry as error:
             response = Response(Answer.OUT_OF_RESOURCES, str(error))
         except Exception as error:
             response = Response(Answer.PROCESSING_FAILURE, describe(error))
+        finally:
+            reception.close()
         if response.answer is not Answer.STORED:
-            self._record_refusal(offer, sender, association_id, response)
+            self._record_refusal(reception.offer, association_id, response)
         return response
 
-    def _take(self, offer: Offer, sender: Sender, association_id: int) -> Response:
-        if len(offer.content) > self._maximum_dataset_bytes:
-            return Response(Answer.TOO_LONG, "data set exceeds receive.maximum_dataset_bytes")
-        free_bytes = self._archive.free_bytes() - len(offer.content)
-        if free_bytes < self._minimum_free_bytes:
-            return Response(Answer.OUT_OF_RESOURCES, "free space is below the limit of this node")
+    def _take(self, reception: Reception, association_id: int) -> Response:
+        offer, incoming = reception.offer, reception.incoming
+        if reception.refusal is not None or incoming is None:
+            return reception.refusal or Response(Answer.PROCESSING_FAILURE)
         try:
-            header = read_header(offer.content, offer.transfer_syntax_uid)
+            header = read_header(incoming.data_set(), offer.transfer_syntax_uid)
         except Unreadable as error:
             return Response(Answer.UNREADABLE, str(error))
         except Unidentified as error:
@@ -188,26 +270,19 @@ class Intake:
             offer.sop_instance_uid,
         ):
             return Response(Answer.MISMATCH, "UIDs of request and data set differ")
-        encoded = Encoded(
-            header.sop_class_uid,
-            header.sop_instance_uid,
-            offer.transfer_syntax_uid,
-            sender.calling_ae,
-            offer.content,
-        )
-        return self._keep(header, encoded, sender, association_id)
+        return self._keep(header, incoming, offer, association_id)
 
     def _keep(
-        self, header: Header, encoded: Encoded, sender: Sender, association_id: int
+        self, header: Header, incoming: Incoming, offer: Offer, association_id: int
     ) -> Response:
         """The file first, the record then: a crash between the two leaves a file that the same
         instance, sent again, replaces with itself."""
         summary = summarize(header.dataset, header.pixels, self._trauma_words)
-        archived = self._archive.store(header.series_uid, encoded)
+        archived = self._archive.keep(incoming, header.series_uid)
         received = Received(
             sop_instance_uid=header.sop_instance_uid,
             sop_class_uid=header.sop_class_uid,
-            transfer_syntax_uid=encoded.transfer_syntax_uid,
+            transfer_syntax_uid=offer.transfer_syntax_uid,
             study_uid=header.study_uid,
             series_uid=header.series_uid,
             modality=summary.modality,
@@ -216,19 +291,14 @@ class Intake:
             path=archived.path,
             summary=summary.to_json(),
         )
-        record = partial(
-            self._receiving.record_instance,
-            received,
-            association_id,
-            sender.calling_ae,
-            sender.address,
-        )
-        outcome = record()
+        sender = offer.sender
+        arrival = Arrival(received, association_id, sender.calling_ae, sender.address)
+        outcome = self._together.do(arrival)
         if isinstance(outcome, Removed):
             self._archive.expect(archived.path)
-            outcome = record(is_there=True)
+            outcome = self._together.do(replace(arrival, is_there=True))
         if isinstance(outcome, Conflict):
-            return self._quarantine(encoded, archived.path, outcome, association_id)
+            return self._quarantine(received, outcome, association_id, sender)
         log.debug(
             "instance received",
             sop_instance_uid=header.sop_instance_uid,
@@ -237,29 +307,31 @@ class Intake:
         )
         return Response(Answer.STORED)
 
+    def _record(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
+        """Instances whose content is durable: first their names become so, then their rows."""
+        self._archive.make_durable(one.received.path for one in arrivals)
+        return self._receiving.record_instances(arrivals)
+
     def _quarantine(
-        self, encoded: Encoded, path: str, conflict: Conflict, association_id: int
+        self, received: Received, conflict: Conflict, association_id: int, sender: Sender
     ) -> Response:
         """Keep a contradicting instance apart; what is held stays as it is."""
-        apart = self._archive.quarantine(encoded)
+        apart = self._archive.set_apart(received.path)
         record = partial(
             self._receiving.quarantine,
-            encoded.sop_instance_uid,
-            apart.digest,
-            apart.path,
+            received.sop_instance_uid,
+            received.digest,
+            apart,
             str(conflict.reason),
             association_id,
-            encoded.calling_ae,
+            sender.calling_ae,
         )
         if not record():
-            self._archive.expect(apart.path)
+            self._archive.expect(apart)
             record(is_there=True)
-        self._archive.discard(path)
         return Response(_CONFLICTS[conflict.reason], str(conflict.reason))
 
-    def _record_refusal(
-        self, offer: Offer, sender: Sender, association_id: int, response: Response
-    ) -> None:
+    def _record_refusal(self, offer: Offer, association_id: int, response: Response) -> None:
         status = response.answer.value.code
         # Whatever stood there instead of a UID is not for the record.
         uid = words.uid(offer.sop_instance_uid)
@@ -271,7 +343,7 @@ class Intake:
         )
         try:
             self._receiving.refuse_instance(
-                uid, status, response.comment, association_id, sender.calling_ae
+                uid, status, response.comment, association_id, offer.sender.calling_ae
             )
         except Retry as error:
             log.error("refusal is not on record", reason=str(error))

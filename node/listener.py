@@ -13,9 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from pynetdicom.transport import ThreadedAssociationServer
-
 from node import tls
+from node.streaming import OpenSink, StreamingServer
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Door:
     on_failure: Callable[[str, str, bool], None]
 
 
-class Listener(ThreadedAssociationServer):
+class Listener(StreamingServer):
     """An association server with a `Door`."""
 
     def __init__(self, *args: Any, door: Door, **options: Any) -> None:
@@ -83,16 +82,36 @@ class Listener(ThreadedAssociationServer):
 
 
 def listen(
-    entity: Any, address: tuple[str, int], handlers: list[Any], door: Door
-) -> ThreadedAssociationServer:
+    entity: Any,
+    address: tuple[str, int],
+    handlers: list[Any],
+    door: Door,
+    open_sink: OpenSink,
+    port: socket.socket | None = None,
+) -> Listener:
     """Serve `entity` at `address` in the background, as pynetdicom's own `start_server` does.
+
+    Args:
+        entity: Ours.
+        address: To bind to, without `port`.
+        handlers: Of pynetdicom's events.
+        door: How connections are let in.
+        open_sink: Asked for each C-STORE request where its data set goes.
+        port: A listening socket that is shared with other processes.
 
     Raises:
         OSError: When the address cannot be had.
     """
     server = cast(
         Listener,
-        entity.make_server(address, evt_handlers=handlers, server_class=Listener, door=door),
+        entity.make_server(
+            address,
+            evt_handlers=handlers,
+            server_class=Listener,
+            door=door,
+            open_sink=open_sink,
+            port=port,
+        ),
     )
     threading.Thread(target=server.serve_forever, name="AcceptorServer", daemon=True).start()
     # Where pynetdicom looks for its servers when it counts associations.

@@ -70,18 +70,22 @@ class LocalNode:
     ledger: Ledger
 
     def peak_rss_bytes(self) -> dict[str, int]:
-        """The most memory that each role's process ever held."""
-        peaks = {}
+        """The most memory that a process of each role ever held."""
+        peaks: dict[str, int] = {}
         for child in psutil.Process(self.service.process.pid).children(recursive=True):
             command = child.cmdline()
             if "--role" in command:
-                peaks[command[command.index("--role") + 1]] = _peak_rss_bytes(child.pid)
+                role = command[command.index("--role") + 1]
+                peaks[role] = max(peaks.get(role, 0), _peak_rss_bytes(child.pid))
         return peaks
 
 
 @contextmanager
 def local_node(
-    folder: Path, destinations: list[Mapping[str, Any]], changes: Mapping[str, Any] | None = None
+    folder: Path,
+    destinations: list[Mapping[str, Any]],
+    changes: Mapping[str, Any] | None = None,
+    role: str | None = None,
 ) -> Iterator[LocalNode]:
     """A node with its data in `folder`, open to any peer on the loopback interface.
 
@@ -89,6 +93,7 @@ def local_node(
         folder: Of data, settings and log; made when missing.
         destinations: As in the settings.
         changes: Section to keys, laid over the settings of the node.
+        role: That one alone.
 
     Raises:
         Stop: When it does not get ready, with the end of its log.
@@ -101,8 +106,8 @@ def local_node(
             "data_folder": str((folder / "data").absolute()),
         },
         "web": {"port": 0},
-        # A demonstration should not fail on a small disk.
-        "receive": {"allow_any_peer": True, "minimum_free_bytes": 100_000_000},
+        # A demonstration should not fail on a small disk, and one sender needs one acceptor.
+        "receive": {"allow_any_peer": True, "processes": 1, "minimum_free_bytes": 100_000_000},
         "delivery": {"destinations": [dict(one) for one in destinations]},
         "logging": {"format": "json"},
     }
@@ -111,6 +116,7 @@ def local_node(
     config = folder / "site.toml"
     config.write_text(_toml(site))
     command = [sys.executable, "-m", "node", "serve", "--config", str(config)]
+    command += [] if role is None else ["--role", role]
     with _service(command, folder / "node.log") as service:
         settings = load(config)
         ledger = open_ledger(ledger_url(settings), utc_now)

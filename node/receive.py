@@ -1,13 +1,15 @@
 """The Storage SCP: who may send, what is negotiated, and one durable answer per instance.
 
-pynetdicom speaks the protocol (PS3.8 associations, PS3.7 C-STORE). What is kept of an instance, and
-which status that has, is decided by `node.intake`.
+pynetdicom speaks the protocol (PS3.8 associations, PS3.7 C-STORE); `node.streaming` under it passes
+data sets on while they arrive. What is kept of an instance, and which status that has, is decided
+by `node.intake`.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import logging
+import socket
 import threading
 import time
 import warnings
@@ -43,6 +45,7 @@ from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import ThreadedAssociationServer
 
 from config.settings import Settings
@@ -50,10 +53,11 @@ from node import commitment, tls
 from node.archive import Archive
 from node.clock import utc_now
 from node.errors import Retry, Stop
-from node.intake import Answer, Intake, Offer, Response, Sender, printable
+from node.intake import Answer, Intake, Offer, Reception, Response, Sender, printable
 from node.ledger import Ledger
 from node.ledger.receiving import Ending
 from node.listener import Door, listen
+from node.streaming import StreamedDataSet
 from pipeline.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 log = structlog.get_logger(__name__)
@@ -106,10 +110,16 @@ class Receiver:
         archive: Where they lie; its owner should be `process`.
         process: The stable name of this acceptor. Its next life closes the associations that this
             one left open.
+        port: A listening socket that several acceptors share; None for one of our own.
     """
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, archive: Archive, process: str = "receive-0"
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        archive: Archive,
+        process: str = "receive-0",
+        port: socket.socket | None = None,
     ) -> None:
         self._node: Final = settings.node
         self._tls: Final = settings.tls
@@ -119,6 +129,7 @@ class Receiver:
         self._archive: Final = archive
         self._intake: Final = Intake(settings, ledger, archive)
         self._process: Final = process
+        self._port: Final = port
         self._lock: Final = threading.Lock()
         self._association_ids: Final[dict[Association, int]] = {}
         self._server: ThreadedAssociationServer | None = None
@@ -146,7 +157,7 @@ class Receiver:
             Stop: When the port cannot be had, or TLS is wanted and a file of it is wrong.
             Retry: When the ledger does not answer.
         """
-        keep_libraries_quiet()
+        _keep_libraries_quiet()
         swept = self._archive.sweep()
         orphans = self._receiving.close_orphans(self._process)
         handlers: list[Any] = [
@@ -160,7 +171,7 @@ class Receiver:
         address = (self._node.bind_address, self._node.port)
         door = self._door()
         try:
-            self._server = listen(self._entity(), address, handlers, door)
+            self._server = listen(self._entity(), address, handlers, door, self._begin, self._port)
         except OSError as error:
             raise Stop(
                 f"node.port: expected a free port, {address[0]}:{address[1]} is not to be had: "
@@ -242,22 +253,33 @@ class Receiver:
         is_silent = event.assoc.dul.idle_timer_expired()
         self._close(event.assoc, Ending.TIMED_OUT if is_silent else Ending.ABORTED)
 
+    def _begin(
+        self, association: Association, command: Dataset, context: PresentationContext
+    ) -> Reception:
+        """Where the data set of a C-STORE request goes."""
+        abstract, (transfer, *_) = context.abstract_syntax, context.transfer_syntax
+        return self._intake.begin(_offer(command, str(abstract), str(transfer), association))
+
     def _on_store(self, event: evt.Event) -> Dataset:
-        """Answer a C-STORE request; never raises."""
+        """Answer a C-STORE request whose data set is complete; never raises."""
         request = cast(C_STORE, event.request)
-        offer = Offer(
-            sop_class_uid=str(request.AffectedSOPClassUID),
-            sop_instance_uid=str(request.AffectedSOPInstanceUID),
-            transfer_syntax_uid=str(event.context.transfer_syntax),
-            content=request.DataSet.getvalue() if request.DataSet else b"",
-        )
-        sender = _sender_of(event.assoc)
+        if isinstance(request.DataSet, StreamedDataSet):
+            reception = cast(Reception, request.DataSet.sink)
+        else:  # a request without a data set
+            _, abstract, transfer = event.context
+            reception = self._intake.begin(_offer(request, abstract, transfer, event.assoc))
+        sender = reception.offer.sender
         try:
-            response = self._intake.take(offer, sender, self._association_id(event.assoc, sender))
+            association_id = self._association_id(event.assoc, sender)
+            response = self._intake.take(reception, association_id)
         except Retry as error:
             log.error("association is not on record", reason=str(error))
             response = Response(Answer.OUT_OF_RESOURCES, str(error))
-        return status_of(response)
+        status = Dataset()
+        status.Status = response.answer.value.code
+        if response.comment:
+            status.ErrorComment = response.comment
+        return status
 
     def _on_report(self, report: commitment.Report, ae_title: str) -> None:
         """A destination tells whether it takes responsibility for what we sent it."""
@@ -331,6 +353,18 @@ class Receiver:
         log.info("association closed", association=known, ending=str(ending))
 
 
+def _offer(
+    request: Dataset | C_STORE, abstract: str, transfer: str, association: Association
+) -> Offer:
+    return Offer(
+        sop_class_uid=str(getattr(request, "AffectedSOPClassUID", "")),
+        sop_instance_uid=str(getattr(request, "AffectedSOPInstanceUID", "")),
+        abstract_syntax_uid=abstract,
+        transfer_syntax_uid=transfer,
+        sender=_sender_of(association),
+    )
+
+
 def _sender_of(association: Association) -> Sender:
     request = cast(A_ASSOCIATE, association.requestor.primitive)
     return Sender(
@@ -357,16 +391,7 @@ def _plain_address(address: str) -> str:
     return str(mapped or parsed)
 
 
-def status_of(response: Response) -> Dataset:
-    """What intake decided, as pynetdicom sends it."""
-    status = Dataset()
-    status.Status = response.answer.value.code
-    if response.comment:
-        status.ErrorComment = response.comment
-    return status
-
-
-def keep_libraries_quiet() -> None:
+def _keep_libraries_quiet() -> None:
     """Nothing of a data set may reach a log through pynetdicom or pydicom.
 
     These switches are theirs and global, so every process of ours that receives sets them.

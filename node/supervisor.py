@@ -1,11 +1,13 @@
 """Runs the roles as processes of their own, starts a dead one again, ends them all in time.
 
-A role tells that it is ready with one line on its standard output, and ends when its standard input
-does: so it cannot outlive a supervisor that was killed.
+A process tells that it is ready with one line on its standard output, and ends when its standard
+input does: so it cannot outlive a supervisor that was killed. The acceptors share a listening
+socket that is held here: senders who come while one of them is dead are taken by another.
 """
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +18,7 @@ from typing import Final
 
 import structlog
 
-from node.app import Role
+from node.app import Place
 from node.errors import Stop
 
 READY: Final = "ready"
@@ -32,12 +34,33 @@ _POLL_S: Final = 0.1
 # Exit code of a role that says it cannot run at all.
 CANNOT_RUN: Final = 2
 
+# A storm of senders waits its turn instead of being turned away by the system.
+_BACKLOG: Final = 128
+
 log = structlog.get_logger()
+
+
+def open_port(address: str, port: int) -> socket.socket:
+    """The socket that all acceptors take their connections from.
+
+    One socket, not one a process with SO_REUSEPORT: a second node on the port is refused, and who
+    waits to be accepted by a process that dies is accepted by another.
+
+    Raises:
+        Stop: When the port cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise Stop(
+            f"node.port: expected a free port, {address}:{port} is not to be had: {error.strerror}"
+        ) from error
 
 
 @dataclass
 class _Child:
-    role: Role
+    place: Place
     process: subprocess.Popen[str] | None = None
     started_at: float = 0.0
     restart_at: float = 0.0
@@ -50,21 +73,21 @@ class Supervisor:
     """The parent of the roles.
 
     Args:
-        roles: Which to run.
-        arguments: Of the command line, passed on to each role.
-        on_ready: Told once, with the lines of all roles, when all are ready for the first time.
+        places: Which to run.
+        arguments: Of the command line, passed on to each.
+        on_ready: Told once, with the lines of all, when all are ready for the first time.
     """
 
     def __init__(
         self,
-        roles: Sequence[Role],
+        places: Sequence[Place],
         arguments: Sequence[str],
-        on_ready: Callable[[dict[Role, str]], None],
+        on_ready: Callable[[list[str]], None],
     ) -> None:
-        self._children: Final = [_Child(role) for role in roles]
+        self._children: Final = [_Child(place) for place in places]
         self._arguments: Final = list(arguments)
         self._on_ready: Final = on_ready
-        self._ready: Final[dict[Role, str]] = {}
+        self._ready: Final[dict[Place, str]] = {}
         self._lock: Final = threading.Lock()
 
     def run(self, stop: threading.Event) -> None:
@@ -91,18 +114,23 @@ class Supervisor:
         if code is None:
             return
         if code == CANNOT_RUN and not child.was_ready:
-            raise Stop(f"the {child.role} role cannot run; its reason stands above")
+            raise Stop(f"the {child.place.role} role cannot run; its reason stands above")
         if now - child.started_at > STABLE_S:
             child.wait_s = FIRST_RESTART_S
-        log.error("role died", of=str(child.role), code=code, restart_in_s=child.wait_s)
+        log.error("role died", **_named(child.place), code=code, restart_in_s=child.wait_s)
         child.process = None
         child.restart_at = now + child.wait_s
         child.wait_s = min(2 * child.wait_s, LONGEST_RESTART_S)
 
     def _start(self, child: _Child) -> None:
-        command = [sys.executable, "-m", "node", "serve", "--role", str(child.role), "--supervised"]
+        place, port = child.place, child.place.port
+        command = [sys.executable, "-m", "node", "serve", "--supervised"]
+        command += ["--role", str(place.role), "--number", str(place.number)]
+        if port is not None:
+            command += ["--listener", str(port.fileno())]
         child.process = subprocess.Popen(
             [*command, *self._arguments],
+            pass_fds=[] if port is None else [port.fileno()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -121,14 +149,14 @@ class Supervisor:
             if word != READY:
                 print(line, end="", flush=True)
                 continue
-            log.info("role ready", of=str(child.role), pid=process.pid, detail=rest)
+            log.info("role ready", **_named(child.place), pid=process.pid, detail=rest)
             with self._lock:
                 child.was_ready = True
                 is_first = len(self._ready) < len(self._children)
-                self._ready[child.role] = rest
+                self._ready[child.place] = rest
                 all_ready = is_first and len(self._ready) == len(self._children)
             if all_ready:
-                self._on_ready(dict(self._ready))
+                self._on_ready([self._ready[child.place] for child in self._children])
 
     def _end(self) -> None:
         running = [child.process for child in self._children if child.process is not None]
@@ -142,3 +170,7 @@ class Supervisor:
                 log.warning("role killed; what it did is resumed at the next start")
                 process.kill()
                 process.wait()
+
+
+def _named(place: Place) -> dict[str, object]:
+    return {"of": place.name}

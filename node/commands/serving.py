@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -11,27 +12,30 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from config.settings import Settings
 from node import logs
-from node.app import Role, prepare, run_role
+from node.app import Place, Role, prepare, run_role
 from node.commands.common import Exit, settings_of
-from node.supervisor import READY, Supervisor
+from node.supervisor import READY, Supervisor, open_port
 
 
-def serve(config: Path | None, role: Role | None, is_supervised: bool) -> None:
-    """Run until SIGTERM or Ctrl-C."""
+def serve(config: Path | None, role: Role | None) -> None:
+    """Run the node, or the processes of one role, until SIGTERM or Ctrl-C."""
     settings = settings_of(config)
-    if role is not None:
-        _run_role(role, settings, is_supervised)
     stop = threading.Event()
     _on_signals(stop.set)
     logs.configure(settings.logging, "serve")
     prepare(settings)
     arguments = [] if config is None else ["--config", str(config.absolute())]
-    Supervisor(list(Role), arguments, lambda lines: _say_ready(" ".join(lines.values()))).run(stop)
+    with open_port(settings.node.bind_address, settings.node.port) as port:
+        acceptors = [Place(Role.RECEIVE, n, port) for n in range(settings.receive.processes)]
+        places = [*acceptors, Place(Role.WORK), Place(Role.WEB)]
+        wanted = [place for place in places if role in (None, place.role)]
+        Supervisor(wanted, arguments, _say_all_ready).run(stop)
 
 
-def _run_role(role: Role, settings: Settings, is_supervised: bool) -> NoReturn:
+def serve_place(config: Path | None, role: Role, number: int, listener: int | None) -> NoReturn:
+    """Be one process of a node until its supervisor says so or is gone."""
+    settings = settings_of(config)
     stop, ready = threading.Event(), threading.Event()
 
     def end() -> None:
@@ -45,9 +49,9 @@ def _run_role(role: Role, settings: Settings, is_supervised: bool) -> NoReturn:
         _say_ready(line)
 
     _on_signals(end)
-    if is_supervised:
-        threading.Thread(target=_at_end_of_input, args=(end,), daemon=True).start()
-    run_role(role, settings, stop, say_ready)
+    threading.Thread(target=_at_end_of_input, args=(end,), daemon=True).start()
+    port = None if listener is None else socket.socket(fileno=listener)
+    run_role(Place(role, number, port), settings, stop, say_ready)
     _end_process()
 
 
@@ -65,6 +69,11 @@ def _at_end_of_input(end: Callable[[], None]) -> None:
     while sys.stdin.readline():
         pass
     end()
+
+
+def _say_all_ready(lines: list[str]) -> None:
+    # Each fact once: all acceptors tell the same port.
+    _say_ready(" ".join(dict.fromkeys(" ".join(lines).split())))
 
 
 def _say_ready(line: str) -> None:

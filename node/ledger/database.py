@@ -8,12 +8,13 @@ the same end of it would fork it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
-from sqlalchemy import Connection, CursorResult, Engine, create_engine, event, insert, select
+from sqlalchemy import Connection, CursorResult, Engine, Table, create_engine, event, insert, select
 from sqlalchemy import update as sql_update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
@@ -41,6 +42,9 @@ _CHAIN_LOCK: Final = 0x70736575
 _READING: Final = "pseudomri_reading"
 
 State = TypeVar("State", bound=str)
+
+# The plain table: events are never objects here.
+_AUDIT: Final = cast(Table, AuditEventRecord.__table__)
 
 
 def sqlite_url(path: Path) -> str:
@@ -73,6 +77,16 @@ def connect(url: str) -> Engine:
         event.listen(engine, "begin", _begin_postgresql)
         return engine
     raise Stop(f"database_url: expected sqlite or postgresql, found {backend}")
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    """An audit event that is to be appended; see `Database.append_audit`."""
+
+    kind: audit.Kind
+    subject: str
+    actor: str
+    detail: Mapping[str, Any]
 
 
 class Database:
@@ -142,25 +156,36 @@ class Database:
             actor: The AE title, process or command that did it.
             detail: JSON. UIDs, digests, counts and reasons only, nothing that names a patient.
         """
+        self.append_audits(session, [NewEvent(kind, subject, actor, detail or {})])
+
+    def append_audits(self, session: Session, events: Sequence[NewEvent]) -> None:
+        """Add several events, in their order; as `append_audit`."""
+        if not events:
+            return
         last = session.execute(
-            select(AuditEventRecord.sequence, AuditEventRecord.hash)
-            .order_by(AuditEventRecord.sequence.desc())
-            .limit(1)
+            select(_AUDIT.c.sequence, _AUDIT.c.hash).order_by(_AUDIT.c.sequence.desc()).limit(1)
         ).first()
-        sequence, previous = (last.sequence + 1, last.hash) if last else (1, audit.GENESIS)
-        at, plain = self.now(), dict(detail or {})
-        session.execute(
-            insert(AuditEventRecord).values(
-                sequence=sequence,
-                at=at,
-                kind=str(kind),
-                subject=subject,
-                actor=actor,
-                detail=plain,
-                previous_hash=previous,
-                hash=audit.event_hash(previous, sequence, at, kind, subject, actor, plain),
+        before, previous = (last.sequence, last.hash) if last else (0, audit.GENESIS)
+        at, rows = self.now(), []
+        for sequence, new in enumerate(events, start=before + 1):
+            plain = dict(new.detail)
+            digest = audit.event_hash(
+                previous, sequence, at, new.kind, new.subject, new.actor, plain
             )
-        )
+            rows.append(
+                {
+                    "sequence": sequence,
+                    "at": at,
+                    "kind": str(new.kind),
+                    "subject": new.subject,
+                    "actor": new.actor,
+                    "detail": plain,
+                    "previous_hash": previous,
+                    "hash": digest,
+                }
+            )
+            previous = digest
+        session.execute(insert(_AUDIT), rows)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -192,12 +217,23 @@ def move(
         LostRace: When no row has this key and state any more.
     """
     name = f"{record.__tablename__} {', '.join(str(value) for value in key.values())}"
-    if target not in moves[source]:
-        legal = ", ".join(sorted(moves[source])) or "none"
-        raise IllegalMove(f"{name}: {source} -> {target} is not a move; from {source}: {legal}")
+    check_move(moves, source, target, name)
     statement = sql_update(record).filter_by(**key, state=str(source))
     if not updates_one(session, statement.values(state=str(target), **(values or {}))):
         raise LostRace(f"{name}: expected state {source}; somebody else moved it first")
+
+
+def check_move(
+    moves: Mapping[State, frozenset[State]], source: State, target: State, name: str
+) -> None:
+    """Whether `moves` leads from `source` to `target`.
+
+    Raises:
+        IllegalMove: When it does not, saying of what (`name`).
+    """
+    if target not in moves[source]:
+        legal = ", ".join(sorted(moves[source])) or "none"
+        raise IllegalMove(f"{name}: {source} -> {target} is not a move; from {source}: {legal}")
 
 
 def updates_one(session: Session, statement: Update) -> bool:

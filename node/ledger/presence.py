@@ -6,7 +6,7 @@ A row of an instance or output never goes; whether its file did is told by the l
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, exists, func, select
@@ -58,6 +58,14 @@ def removed_of_series(session: Session, series_uid: str) -> dict[str, str]:
         )
     )
     return {path: str(ended_at) for path, ended_at in rows}
+
+
+def going_paths(session: Session, paths: Collection[str]) -> frozenset[str]:
+    """Those of these paths, few, that `claim` has to be asked about."""
+    query = select(RemovalRecord.path).where(
+        RemovalRecord.path.in_(sorted(paths)), RemovalRecord.state.in_(_GOING)
+    )
+    return frozenset(session.scalars(query))
 
 
 def claim(

@@ -1,25 +1,29 @@
 """Receiving: associations, instances and what was refused of them.
 
-An instance is one transaction: its row, its series, its audit event. When `record_instance`
-returns, they are durable, and so was the file before it was called: only then may the peer hear
-success.
+An instance's row, its series and its audit event are of one transaction, which it may share with
+others that came at the same time. When `record_instances` returns, they are durable, and so were
+the files before it was called: only then may the peers hear success.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Table, insert, select, update
 from sqlalchemy.orm import Session
 
 from node.audit import Kind
-from node.ledger.database import Database, move, updates_one
-from node.ledger.presence import claim
+from node.ledger.database import Database, NewEvent, check_move
+from node.ledger.presence import claim, going_paths
 from node.records import AssociationRecord, InstanceRecord, QuarantineRecord, SeriesRecord
 from node.states import SERIES_MOVES, SeriesState
+
+# Plain tables: these rows are never objects, and instances come by the hundreds a second.
+_INSTANCE: Final = cast(Table, InstanceRecord.__table__)
+_SERIES: Final = cast(Table, SeriesRecord.__table__)
 
 
 class Ending(StrEnum):
@@ -54,6 +58,25 @@ class Received:
 
 
 @dataclass(frozen=True)
+class Arrival:
+    """One instance and the association that brought it.
+
+    Args:
+        received: What came.
+        association_id: From `Receiving.open_association`.
+        calling_ae: Of the peer, for the series and the audit event.
+        peer_address: Of the peer, numeric.
+        is_there: The file was found in its place after the answer `Removed`.
+    """
+
+    received: Received
+    association_id: int
+    calling_ae: str
+    peer_address: str
+    is_there: bool = False
+
+
+@dataclass(frozen=True)
 class Stored:
     """The instance is on record; it opened its series again when `is_reopening`."""
 
@@ -84,6 +107,10 @@ class ConflictReason(StrEnum):
 
     OTHER_BYTES = "this SOP Instance UID is held with other bytes"
     OTHER_STUDY = "this Series Instance UID is held in another study"
+
+
+Outcome = Stored | Duplicate | Removed | Conflict
+"""What became of an instance."""
 
 
 class Receiving:
@@ -154,61 +181,20 @@ class Receiving:
                 session, Kind.ASSOCIATION_REFUSED, calling_ae, calling_ae, detail
             )
 
-    def record_instance(
-        self,
-        received: Received,
-        association_id: int,
-        calling_ae: str,
-        peer_address: str,
-        is_there: bool = False,
-    ) -> Stored | Duplicate | Conflict | Removed:
-        """Put an instance, whose file is durable, on record.
+    def record_instances(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
+        """Put instances, whose files are durable, on record in one transaction.
 
         A new slice opens a series that was complete, selected or declined again, as its next
         version. The same bytes again change nothing.
 
-        Args:
-            received: What came.
-            association_id: From `open_association`.
-            calling_ae: Of the peer, for the series and the audit event.
-            peer_address: Of the peer, numeric.
-            is_there: The file was found in its place after the answer `Removed`.
+        Returns:
+            What became of each, in their order.
         """
         with self._database.transaction() as session:
-            held = _digest_of(session, received.sop_instance_uid)
-            if held is not None and held != received.digest:
-                return Conflict(ConflictReason.OTHER_BYTES)
-            if not claim(self._database, session, received.path, calling_ae, is_there):
-                return Removed()
-            if held is not None:
-                self._database.append_audit(
-                    session,
-                    Kind.INSTANCE_DUPLICATE,
-                    received.sop_instance_uid,
-                    calling_ae,
-                    {"association": association_id, "digest": held},
-                )
-                return Duplicate()
-            now = self._database.now()
-            row = session.get(SeriesRecord, received.series_uid)
-            if row is not None and row.study_uid != received.study_uid:
-                return Conflict(ConflictReason.OTHER_STUDY)
-            if row is None:
-                session.execute(_new_series(received, calling_ae, peer_address, now))
-                stored = Stored(version=1, is_reopening=False)
-            else:
-                stored = self._continue(session, row, calling_ae, now)
-            session.execute(_new_instance(received, association_id, now))
-            detail = {
-                "series_uid": received.series_uid,
-                "association": association_id,
-                "digest": received.digest,
-                "size_bytes": received.size_bytes,
-            }
-            self._database.append_audit(
-                session, Kind.INSTANCE_RECEIVED, received.sop_instance_uid, calling_ae, detail
-            )
-            return stored
+            page = _Page(self._database, session, [one.received for one in arrivals])
+            outcomes = [page.enter(arrival) for arrival in arrivals]
+            page.write()
+            return outcomes
 
     def quarantine(
         self,
@@ -265,57 +251,123 @@ class Receiving:
                 {"association": association_id, "status": f"0x{status:04X}", "reason": reason},
             )
 
-    def _continue(self, session: Session, row: SeriesRecord, calling_ae: str, now: str) -> Stored:
+
+class _Page:
+    """What one transaction adds: read once, decided instance by instance, written once."""
+
+    def __init__(self, database: Database, session: Session, received: Sequence[Received]) -> None:
+        self._database: Final = database
+        self._session: Final = session
+        self._now: Final = database.now()
+        self._going: Final = going_paths(session, {one.path for one in received})
+        self._digests: Final = _held_digests(session, {one.sop_instance_uid for one in received})
+        self._series: Final = _held_series(session, {one.series_uid for one in received})
+        self._known: Final = frozenset(self._series)
+        self._touched: Final[set[str]] = set()
+        self._instances: Final[list[dict[str, Any]]] = []
+        self._events: Final[list[NewEvent]] = []
+
+    def enter(self, arrival: Arrival) -> Outcome:
+        """Decide what becomes of one instance."""
+        received = arrival.received
+        uid, held = received.sop_instance_uid, self._digests.get(received.sop_instance_uid)
+        if held is not None and held != received.digest:
+            return Conflict(ConflictReason.OTHER_BYTES)
+        if not self._claim(arrival):
+            return Removed()
+        detail: dict[str, Any] = {"association": arrival.association_id, "digest": received.digest}
+        if held is not None:
+            self._note(Kind.INSTANCE_DUPLICATE, uid, arrival, detail)
+            return Duplicate()
+        series = self._series.get(received.series_uid)
+        if series is not None and series["study_uid"] != received.study_uid:
+            return Conflict(ConflictReason.OTHER_STUDY)
+        self._touched.add(received.series_uid)
+        stored = self._begin(arrival) if series is None else self._continue(series, arrival)
+        self._digests[uid] = received.digest
+        self._instances.append(_instance_row(received, arrival.association_id, self._now))
+        detail |= {"series_uid": received.series_uid, "size_bytes": received.size_bytes}
+        self._note(Kind.INSTANCE_RECEIVED, uid, arrival, detail)
+        return stored
+
+    def write(self) -> None:
+        """Write all that was decided."""
+        for uid in sorted(self._touched):
+            if uid in self._known:
+                # Nobody moved it since: this transaction was alone from its first statement on.
+                statement = update(_SERIES).where(_SERIES.c.series_uid == uid)
+                self._session.execute(statement.values(self._series[uid]))
+            else:
+                self._session.execute(insert(_SERIES).values(self._series[uid]))
+        if self._instances:
+            self._session.execute(insert(_INSTANCE), self._instances)
+        self._database.append_audits(self._session, self._events)
+
+    def _claim(self, arrival: Arrival) -> bool:
+        path, actor = arrival.received.path, arrival.calling_ae
+        if path not in self._going:
+            return True
+        return claim(self._database, self._session, path, actor, arrival.is_there)
+
+    def _begin(self, arrival: Arrival) -> Stored:
+        received = arrival.received
+        self._series[received.series_uid] = {
+            "series_uid": received.series_uid,
+            "study_uid": received.study_uid,
+            "modality": received.modality,
+            "state": str(SeriesState.RECEIVING),
+            "version": 1,
+            "calling_ae": arrival.calling_ae,
+            "peer_address": arrival.peer_address,
+            "first_instance_at": self._now,
+            "last_instance_at": self._now,
+            "completed_at": None,
+        }
+        return Stored(version=1, is_reopening=False)
+
+    def _continue(self, series: dict[str, Any], arrival: Arrival) -> Stored:
         """One more slice of a series that we know."""
-        key = {"series_uid": row.series_uid, "version": row.version}
-        if row.state == SeriesState.RECEIVING:
-            statement = update(SeriesRecord).filter_by(**key).values(last_instance_at=now)
-            assert updates_one(session, statement)  # read in this very transaction
-            return Stored(row.version, is_reopening=False)
-        version = row.version + 1
-        source = SeriesState(row.state)
-        values = {"version": version, "last_instance_at": now, "completed_at": None}
-        move(session, SeriesRecord, key, SERIES_MOVES, source, SeriesState.RECEIVING, values)
-        self._database.append_audit(
-            session,
-            Kind.SERIES_REOPENED,
-            row.series_uid,
-            calling_ae,
-            {"version": version, "was": str(source)},
-        )
-        return Stored(version, is_reopening=True)
+        series["last_instance_at"] = self._now
+        if series["state"] == SeriesState.RECEIVING:
+            return Stored(series["version"], is_reopening=False)
+        was = SeriesState(series["state"])
+        check_move(SERIES_MOVES, was, SeriesState.RECEIVING, f"series {series['series_uid']}")
+        series |= {
+            "state": str(SeriesState.RECEIVING),
+            "version": series["version"] + 1,
+            "completed_at": None,
+        }
+        detail = {"version": series["version"], "was": str(was)}
+        self._note(Kind.SERIES_REOPENED, series["series_uid"], arrival, detail)
+        return Stored(series["version"], is_reopening=True)
+
+    def _note(self, kind: Kind, subject: str, arrival: Arrival, detail: dict[str, Any]) -> None:
+        self._events.append(NewEvent(kind, subject, arrival.calling_ae, detail))
 
 
-def _digest_of(session: Session, sop_instance_uid: str) -> str | None:
-    return session.scalar(
-        select(InstanceRecord.digest).filter_by(sop_instance_uid=sop_instance_uid)
-    )
+def _held_digests(session: Session, uids: Collection[str]) -> dict[str, str]:
+    """Of those instances that are on record, SOP Instance UID to digest."""
+    statement = select(_INSTANCE.c.sop_instance_uid, _INSTANCE.c.digest)
+    rows = session.execute(statement.where(_INSTANCE.c.sop_instance_uid.in_(sorted(uids))))
+    return {row.sop_instance_uid: row.digest for row in rows}
 
 
-def _new_series(received: Received, calling_ae: str, peer_address: str, now: str) -> Any:
-    return insert(SeriesRecord).values(
-        series_uid=received.series_uid,
-        study_uid=received.study_uid,
-        modality=received.modality,
-        state=str(SeriesState.RECEIVING),
-        version=1,
-        calling_ae=calling_ae,
-        peer_address=peer_address,
-        first_instance_at=now,
-        last_instance_at=now,
-    )
+def _held_series(session: Session, uids: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Of those series that are on record, UID to columns."""
+    rows = session.execute(select(_SERIES).where(_SERIES.c.series_uid.in_(sorted(uids)))).mappings()
+    return {row["series_uid"]: dict(row) for row in rows}
 
 
-def _new_instance(received: Received, association_id: int, now: str) -> Any:
-    return insert(InstanceRecord).values(
-        sop_instance_uid=received.sop_instance_uid,
-        series_uid=received.series_uid,
-        association_id=association_id,
-        sop_class_uid=received.sop_class_uid,
-        transfer_syntax_uid=received.transfer_syntax_uid,
-        digest=received.digest,
-        size_bytes=received.size_bytes,
-        path=received.path,
-        received_at=now,
-        summary=dict(received.summary),
-    )
+def _instance_row(received: Received, association_id: int, now: str) -> dict[str, Any]:
+    return {
+        "sop_instance_uid": received.sop_instance_uid,
+        "series_uid": received.series_uid,
+        "association_id": association_id,
+        "sop_class_uid": received.sop_class_uid,
+        "transfer_syntax_uid": received.transfer_syntax_uid,
+        "digest": received.digest,
+        "size_bytes": received.size_bytes,
+        "path": received.path,
+        "received_at": now,
+        "summary": dict(received.summary),
+    }

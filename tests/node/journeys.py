@@ -25,13 +25,13 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from config.settings import Settings, load
-from node.archive import Archive, Encoded
+from node.archive import Archive, Encoding
 from node.clock import utc_now
 from node.deliver import Answer, OutgoingInstance, send
 from node.engine import engine_url, prepare_engine
 from node.ledger import Ledger, migrate, open_ledger, sqlite_url
 from node.ledger.entries import Destination, NewSynthesis
-from node.ledger.receiving import Ending, Received
+from node.ledger.receiving import Arrival, Ending, Received
 from node.stages import Order, PackagedInstance, Stages
 from node.summary import Pixels, summarize
 from node.workfiles import Made, Prepared
@@ -39,6 +39,7 @@ from node.workflow import Worker
 from pipeline.geometry import Grid, Volume
 from pipeline.places import Places
 from pipeline.provenance import derive_uid, job_id, pixel_digest, seed_of
+from tests.node.samples import store
 
 SERIES_UID = "2.25.1000"
 STUDY_UID = "2.25.2000"
@@ -109,10 +110,8 @@ def put_ct_on_record(ledger: Ledger, archive: Archive) -> None:
         stream = DicomBytesIO()
         stream.is_little_endian, stream.is_implicit_VR = True, False
         write_dataset(stream, ds)
-        encoded = Encoded(
-            ds.SOPClassUID, ds.SOPInstanceUID, ExplicitVRLittleEndian, "CT1", stream.getvalue()
-        )
-        archived = archive.store(SERIES_UID, encoded)
+        encoding = Encoding(ds.SOPClassUID, ds.SOPInstanceUID, ExplicitVRLittleEndian, "CT1")
+        archived = store(archive, SERIES_UID, encoding, stream.getvalue())
         summary = summarize(ds, Pixels.PRESENT, ())
         received = Received(
             ds.SOPInstanceUID,
@@ -126,7 +125,8 @@ def put_ct_on_record(ledger: Ledger, archive: Archive) -> None:
             archived.path,
             summary.to_json(),
         )
-        ledger.receiving.record_instance(received, association, "CT1", "127.0.0.1")
+        arrival = Arrival(received, association, "CT1", "127.0.0.1")
+        ledger.receiving.record_instances([arrival])
     ledger.receiving.close_association(association, Ending.RELEASED)
 
 

@@ -16,10 +16,10 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
 
 from config.settings import Settings, load
-from node.archive import Archive
+from node.archive import Archive, Archived, Encoding
 from node.candidate import SeriesSummary
 from node.ledger import Ledger, migrate, open_ledger, sqlite_url
-from node.ledger.receiving import Received
+from node.ledger.receiving import Arrival, Received
 from node.states import SeriesState
 from node.summary import InstanceSummary, Pixels, Refusal
 from pipeline.slices import SliceGeometry
@@ -68,6 +68,18 @@ def new_ledger(folder: Path, clock: Any, url: str = "") -> Ledger:
 
 def new_archive(folder: Path) -> Archive:
     return Archive(folder / "archive", "receive-0")
+
+
+def store(archive: Archive, series_uid: str, encoding: Encoding, content: bytes) -> Archived:
+    """An instance that is in the archive, durably, as if it had come in one piece."""
+    incoming = archive.receive(encoding)
+    try:
+        incoming.write(content)
+        archived = archive.keep(incoming, series_uid)
+        archive.make_durable([archived.path])
+        return archived
+    finally:
+        incoming.discard()
 
 
 def ct(number: int, **changes: Any) -> Dataset:
@@ -222,3 +234,9 @@ def received(number: int, **changes: Any) -> Received:
         "summary": instance(float(number)).to_json(),
     }
     return Received(**(fields | changes))
+
+
+def record(ledger: Ledger, number: int, association: int, **changes: Any) -> Any:
+    """Put one instance on record, as intake does; what became of it."""
+    arrival = Arrival(received(number, **changes), association, "CT1", "127.0.0.1")
+    return ledger.receiving.record_instances([arrival])[0]

@@ -14,9 +14,9 @@ from pydicom import dcmread
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from node.archive import Archive, Encoded, checked_uid
+from node.archive import Archive, Archived, Encoding, checked_uid
 from node.errors import Refuse, Retry
-from tests.node.samples import SERIES_UID, ct, encode, new_archive
+from tests.node.samples import SERIES_UID, ct, encode, new_archive, store
 
 HOSTILE = [
     "", ".", "..", "1.", ".1", "1..2", "../1", "1/2", "1\\2", "1\0", "1.2\n", "1.2 ", "1" * 65,
@@ -24,9 +24,15 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-def encoded(content: bytes | None = None, uid: str = f"{SERIES_UID}.1") -> Encoded:
-    content = encode(ct(1)) if content is None else content
-    return Encoded(str(CTImageStorage), uid, str(ExplicitVRLittleEndian), "CT1", content)
+CONTENT = encode(ct(1))
+
+
+def encoding(uid: str = f"{SERIES_UID}.1") -> Encoding:
+    return Encoding(str(CTImageStorage), uid, str(ExplicitVRLittleEndian), "CT1")
+
+
+def keep(archive: Archive, content: bytes = CONTENT, uid: str = f"{SERIES_UID}.1") -> Archived:
+    return store(archive, SERIES_UID, encoding(uid), content)
 
 
 def files(folder: Path) -> set[str]:
@@ -34,11 +40,11 @@ def files(folder: Path) -> set[str]:
 
 
 def test_the_data_set_is_kept_byte_for_byte(tmp_path: Path) -> None:
-    archive, one = new_archive(tmp_path), encoded()
-    stored = archive.store(SERIES_UID, one)
-    assert archive.read_data_set(stored.path) == one.content
-    assert stored.digest == hashlib.sha256(one.content).hexdigest()
-    assert stored.size_bytes == len(one.content)
+    archive = new_archive(tmp_path)
+    stored = keep(archive)
+    assert archive.read_data_set(stored.path) == CONTENT
+    assert stored.digest == hashlib.sha256(CONTENT).hexdigest()
+    assert stored.size_bytes == len(CONTENT)
     meta = read_file_meta_info(archive.resolve(stored.path))
     assert meta.TransferSyntaxUID == ExplicitVRLittleEndian
     assert meta.SourceApplicationEntityTitle == "CT1"
@@ -49,14 +55,14 @@ def test_the_data_set_is_kept_byte_for_byte(tmp_path: Path) -> None:
 @given(st.binary(max_size=300))
 def test_any_bytes_come_back(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     archive = new_archive(tmp_path_factory.mktemp("archive"))
-    assert archive.read_data_set(archive.store("1.2", encoded(content)).path) == content
+    assert archive.read_data_set(keep(archive, content).path) == content
 
 
 def test_a_file_is_durable_before_it_has_its_name_and_the_name_before_we_return(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = new_archive(tmp_path)
-    archive.store(SERIES_UID, encoded(uid="1.2.3"))  # the folder exists from now on
+    keep(archive, uid="1.2.3")  # the folder exists from now on
     calls: list[tuple[str, str]] = []
     real_fsync, real_replace = os.fsync, os.replace
 
@@ -66,13 +72,13 @@ def test_a_file_is_durable_before_it_has_its_name_and_the_name_before_we_return(
 
     def replace(source: Any, target: Any) -> None:
         # What is renamed was synced when it was whole.
-        assert Path(source).read_bytes().endswith(encoded().content)
+        assert Path(source).read_bytes().endswith(CONTENT)
         calls.append(("replace", str(target)))
         real_replace(source, target)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "replace", replace)
-    place = archive.resolve(archive.store(SERIES_UID, encoded()).path)
+    place = archive.resolve(keep(archive).path)
     assert [name for name, _ in calls] == ["fsync", "replace", "fsync"]
     assert calls[0][1].startswith(str(archive.folder / "incoming"))
     assert calls[1][1] == str(place)
@@ -92,7 +98,7 @@ def test_new_folders_are_durable_before_the_rename(
     )
     before: list[str] = []
     monkeypatch.setattr(os, "replace", lambda a, b: (before.extend(synced), real_replace(a, b))[1])
-    place = archive.resolve(archive.store(SERIES_UID, encoded()).path)
+    place = archive.resolve(keep(archive).path)
     assert {str(place.parent.parent), str(archive.folder / "instances")} <= set(before)
 
 
@@ -100,11 +106,9 @@ def test_new_folders_are_durable_before_the_rename(
 def test_hostile_uids_never_leave_the_folder(tmp_path: Path, uid: str) -> None:
     archive = new_archive(tmp_path)
     with pytest.raises(Refuse):
-        archive.store(uid, encoded())
+        store(archive, uid, encoding(), CONTENT)
     with pytest.raises(Refuse):
-        archive.store(SERIES_UID, encoded(uid=uid))
-    with pytest.raises(Refuse):
-        archive.quarantine(encoded(uid=uid))
+        keep(archive, uid=uid)
     assert files(tmp_path) == set()
 
 
@@ -136,29 +140,33 @@ def test_a_recorded_path_cannot_lead_out(tmp_path: Path, path: str) -> None:
 
 def test_other_bytes_of_a_uid_lie_beside_it(tmp_path: Path) -> None:
     archive = new_archive(tmp_path)
-    first = archive.store(SERIES_UID, encoded())
-    second = archive.store(SERIES_UID, encoded(encode(ct(1, KVP="120"))))
+    first = keep(archive)
+    second = keep(archive, encode(ct(1, KVP="120")))
     assert first.path != second.path
-    assert archive.read_data_set(first.path) == encoded().content
-    archive.discard(second.path)
-    archive.discard(second.path)
+    assert archive.read_data_set(first.path) == CONTENT
+    archive.remove([second.path])
+    archive.remove([second.path])
     assert files(archive.folder) == {first.path}
 
 
 def test_the_same_again_replaces_it_with_itself(tmp_path: Path) -> None:
     archive = new_archive(tmp_path)
     # As after a crash between the rename and the ledger, and with a file that was lost since.
-    assert archive.store(SERIES_UID, encoded()) == archive.store(SERIES_UID, encoded())
-    archive.discard(archive.store(SERIES_UID, encoded()).path)
-    again = archive.store(SERIES_UID, encoded())
-    assert archive.read_data_set(again.path) == encoded().content
+    assert keep(archive) == keep(archive)
+    archive.remove([keep(archive).path])
+    again = keep(archive)
+    assert archive.read_data_set(again.path) == CONTENT
 
 
 def test_quarantine_lies_apart(tmp_path: Path) -> None:
     archive = new_archive(tmp_path)
-    apart = archive.quarantine(encoded())
-    assert apart.path.startswith("quarantine/")
-    assert archive.read_data_set(apart.path) == encoded().content
+    kept = keep(archive)
+    apart = archive.set_apart(kept.path)
+    assert apart.startswith("quarantine/")
+    assert archive.read_data_set(apart) == CONTENT
+    # As when two senders bring the same contradiction at once.
+    assert archive.set_apart(kept.path) == apart
+    assert files(archive.folder) == {apart}
 
 
 def test_outputs_are_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -187,11 +195,11 @@ def test_a_disk_that_fails_leaves_nothing_in_place(
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    archive.store(SERIES_UID, encoded(uid="1.2.3"))
+    keep(archive, uid="1.2.3")
     before = files(archive.folder)
     monkeypatch.setattr(os, function, fail)
     with pytest.raises(Retry, match="No space left"):
-        archive.store(SERIES_UID, encoded())
+        keep(archive)
     assert files(archive.folder) == before
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import zlib
+from io import BytesIO
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from pydicom.uid import (
 )
 
 from node import header
-from node.header import Unidentified, Unreadable, read_header
+from node.header import Header, Unidentified, Unreadable, read_header
 from node.summary import InstanceSummary, Pixels, summarize
 from tests.node.samples import PATIENT, SERIES_UID, STUDY_UID, ct, encapsulated, encode, enhanced_ct
 
@@ -28,8 +29,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 
 
 def summary_of(content: bytes, syntax: str = ExplicitVRLittleEndian) -> InstanceSummary:
-    found = read_header(content, syntax)
+    found = read(content, syntax)
     return summarize(found.dataset, found.pixels, WORDS)
+
+
+def read(content: bytes, syntax: str) -> Header:
+    return read_header(BytesIO(content), syntax)
 
 
 def deflate(content: bytes) -> bytes:
@@ -41,7 +46,7 @@ def deflate(content: bytes) -> bytes:
     "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]
 )
 def test_a_header_is_read_in_every_encoding(syntax: str) -> None:
-    found = read_header(encode(ct(7), syntax), syntax)
+    found = read(encode(ct(7), syntax), syntax)
     assert (found.study_uid, found.series_uid) == (STUDY_UID, SERIES_UID)
     assert found.sop_instance_uid == f"{SERIES_UID}.7"
     assert found.pixels is Pixels.PRESENT
@@ -50,15 +55,15 @@ def test_a_header_is_read_in_every_encoding(syntax: str) -> None:
 
 def test_a_deflated_header_is_read() -> None:
     content = deflate(encode(ct(7)))
-    assert read_header(content, DeflatedExplicitVRLittleEndian).pixels is Pixels.PRESENT
+    assert read(content, DeflatedExplicitVRLittleEndian).pixels is Pixels.PRESENT
 
 
 def test_what_inflates_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(header, "MAXIMUM_INFLATED_BYTES", 1000)
     with pytest.raises(Unreadable, match="inflates"):
-        read_header(deflate(bytes(100_000)), DeflatedExplicitVRLittleEndian)
+        read(deflate(bytes(100_000)), DeflatedExplicitVRLittleEndian)
     with pytest.raises(Unreadable):
-        read_header(b"no deflate stream", DeflatedExplicitVRLittleEndian)
+        read(b"no deflate stream", DeflatedExplicitVRLittleEndian)
 
 
 def test_a_summary_has_what_completion_and_selection_need() -> None:
@@ -109,42 +114,42 @@ def test_what_the_pipeline_would_refuse_is_noted(changes: dict[str, object], cod
 @pytest.mark.parametrize("uid", [None, "", "../../etc", "1..2", "1" * 65])
 def test_a_data_set_without_its_uids_is_refused(keyword: str, uid: str | None) -> None:
     with pytest.raises(Unidentified, match=keyword):
-        read_header(encode(ct(7, **{keyword: uid})), ExplicitVRLittleEndian)
+        read(encode(ct(7, **{keyword: uid})), ExplicitVRLittleEndian)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 200, b"GIF89a" * 50, b"\x08\x00\x16\x00UI"])
 def test_what_is_no_data_set_is_refused(content: bytes) -> None:
     for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian):
         with pytest.raises((Unreadable, Unidentified)):
-            read_header(content, syntax)
+            read(content, syntax)
 
 
 def test_missing_and_empty_pixel_data_is_absent() -> None:
     for ds in (ct(7, PixelData=None), ct(7, PixelData=b"")):
-        assert read_header(encode(ds), ExplicitVRLittleEndian).pixels is Pixels.ABSENT
+        assert read(encode(ds), ExplicitVRLittleEndian).pixels is Pixels.ABSENT
 
 
 def test_pixel_data_shorter_than_the_image_is_truncated() -> None:
     ds = ct(7, PixelData=bytes(100))
-    assert read_header(encode(ds), ExplicitVRLittleEndian).pixels is Pixels.TRUNCATED
+    assert read(encode(ds), ExplicitVRLittleEndian).pixels is Pixels.TRUNCATED
     frames = ct(7, NumberOfFrames=2)
-    assert read_header(encode(frames), ExplicitVRLittleEndian).pixels is Pixels.TRUNCATED
+    assert read(encode(frames), ExplicitVRLittleEndian).pixels is Pixels.TRUNCATED
 
 
 def test_encapsulated_pixel_data_is_walked_to_its_end() -> None:
     content = encode(encapsulated(ct(7)))
-    assert read_header(content, JPEG2000Lossless).pixels is Pixels.PRESENT
-    assert read_header(content[:-8], JPEG2000Lossless).pixels is Pixels.TRUNCATED
-    assert read_header(content[:-20], JPEG2000Lossless).pixels is Pixels.TRUNCATED
+    assert read(content, JPEG2000Lossless).pixels is Pixels.PRESENT
+    assert read(content[:-8], JPEG2000Lossless).pixels is Pixels.TRUNCATED
+    assert read(content[:-20], JPEG2000Lossless).pixels is Pixels.TRUNCATED
     frames = encode(encapsulated(ct(7, NumberOfFrames=2)))
-    assert read_header(frames, JPEG2000Lossless).pixels is Pixels.TRUNCATED
+    assert read(frames, JPEG2000Lossless).pixels is Pixels.TRUNCATED
 
 
 def test_wherever_it_is_cut_it_is_never_taken_for_whole() -> None:
     content = encode(ct(7))
     for end in range(0, len(content), 3):
         try:
-            pixels = read_header(content[:end], ExplicitVRLittleEndian).pixels
+            pixels = read(content[:end], ExplicitVRLittleEndian).pixels
         except (Unreadable, Unidentified):
             continue
         assert pixels is not Pixels.PRESENT

@@ -9,7 +9,7 @@ import pytest
 from node.audit import Kind, verify
 from node.errors import LostRace, Retry
 from node.ledger import Ledger, database, open_ledger
-from node.ledger.receiving import Conflict, ConflictReason, Duplicate, Ending, Stored
+from node.ledger.receiving import Arrival, Conflict, ConflictReason, Duplicate, Ending, Stored
 from node.records import AssociationRecord, QuarantineRecord, SelectionRecord
 from node.states import SeriesState
 from tests.node.samples import SERIES_UID, STUDY_UID, Clock, received
@@ -28,9 +28,10 @@ class Desk:
 
     def record(self, number: int, **changes: Any) -> Stored | Duplicate | Conflict:
         self.clock.advance(0.5)
-        return self.ledger.receiving.record_instance(
-            received(number, **changes), self.association, "CT1", "10.0.0.5"
-        )
+        return self.ledger.receiving.record_instances([self.arrival(number, **changes)])[0]
+
+    def arrival(self, number: int, **changes: Any) -> Arrival:
+        return Arrival(received(number, **changes), self.association, "CT1", "10.0.0.5")
 
     def state(self) -> tuple[SeriesState, int, int]:
         held = self.ledger.series.get(SERIES_UID)

@@ -27,13 +27,13 @@ WRITER = """
 import sys
 from node.clock import utc_now
 from node.ledger import open_ledger
-from tests.node.samples import received
+from tests.node.samples import record
 
 url, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-receiving = open_ledger(url, utc_now).receiving
-association = receiving.open_association(f"receive-{first}", "CT1", "US", "127.0.0.1")
+ledger = open_ledger(url, utc_now)
+association = ledger.receiving.open_association(f"receive-{first}", "CT1", "US", "127.0.0.1")
 for number in range(first, first + count):
-    receiving.record_instance(received(number), association, "CT1", "127.0.0.1")
+    record(ledger, number, association)
 """
 
 HOLDER = """

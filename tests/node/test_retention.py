@@ -14,7 +14,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from config.settings import RetentionSettings, load
 from node import audit
-from node.archive import Archive, Encoded
+from node.archive import Archive, Encoding, Incoming
 from node.clock import to_text, utc_now
 from node.errors import Refuse
 from node.intact import intact_source
@@ -35,7 +35,7 @@ from tests.node.journeys import (
     put_ct_on_record,
     settings_for,
 )
-from tests.node.samples import encode
+from tests.node.samples import encode, store
 
 RULES = load().retention
 NOW = utc_now()
@@ -272,12 +272,15 @@ def test_a_crash_after_the_mark_is_finished_by_the_next_life(place: Place) -> No
 
 def take(place: Place, number: int) -> Answer:
     ds = ct_slice(number)
-    offer = Offer(CTImageStorage, ds.SOPInstanceUID, ExplicitVRLittleEndian, encode(ds))
+    sender = Sender("CT1", "X", "127.0.0.1")
+    offer = Offer(CTImageStorage, ds.SOPInstanceUID, CTImageStorage, ExplicitVRLittleEndian, sender)
     association = place.ledger.receiving.open_association("tests", "CT1", "X", "127.0.0.1")
     roomy = place.settings.receive.model_copy(update={"minimum_free_bytes": 0})
     settings = place.settings.model_copy(update={"receive": roomy})
     intake = Intake(settings, place.ledger, place.archive)
-    return intake.take(offer, Sender("CT1", "X", "127.0.0.1"), association).answer
+    reception = intake.begin(offer)
+    reception.write(memoryview(encode(ds)))
+    return intake.take(reception, association).answer
 
 
 def test_the_same_bytes_again_put_a_deleted_instance_back(place: Place) -> None:
@@ -307,14 +310,14 @@ def test_success_is_not_said_of_a_file_that_was_deleted_meanwhile(
     """Retention deletes between the receiver's write and its record: the sender hears 0xA700."""
     place.bring_to(SynthesisState.COMMITTED)
     mark_all(place)
-    store = place.archive.store
+    keep = place.archive.keep
 
-    def store_and_lose(series_uid: str, encoded: Encoded) -> Any:
-        archived = store(series_uid, encoded)
+    def keep_and_lose(incoming: Incoming, series_uid: str) -> Any:
+        archived = keep(incoming, series_uid)
         place.keeper.run_once(utc_now())
         return archived
 
-    monkeypatch.setattr(place.archive, "store", store_and_lose)
+    monkeypatch.setattr(place.archive, "keep", keep_and_lose)
     assert take(place, 0) is Answer.OUT_OF_RESOURCES
     monkeypatch.undo()
     assert take(place, 0) is Answer.STORED
@@ -356,13 +359,13 @@ def test_what_crashes_left_is_swept_and_what_is_on_record_is_not(place: Place) -
 
 def test_quarantine_goes_by_age_and_not_while_its_rival_is_held(tmp_path: Path) -> None:
     place = Place(tmp_path, quarantine_days=7)
-    apart = place.archive.quarantine(
-        Encoded(CTImageStorage, "2.25.3000", ExplicitVRLittleEndian, "CT1", b"other bytes")
-    )
+    encoding = Encoding(CTImageStorage, "2.25.3000", ExplicitVRLittleEndian, "CT1")
+    kept = store(place.archive, SERIES_UID, encoding, b"other bytes")
+    apart = place.archive.set_apart(kept.path)
     association = place.ledger.receiving.open_association("t", "CT1", "X", "127.0.0.1")
     for _ in range(2):
         place.ledger.receiving.quarantine(
-            "2.25.3000", apart.digest, apart.path, "other bytes", association, "CT1"
+            "2.25.3000", kept.digest, apart, "other bytes", association, "CT1"
         )
     place.ledger.retention.place_hold(SERIES_UID, "a claim", "tests")
     assert place.keeper.run_once(utc_now() + LATER) == 0

@@ -34,6 +34,7 @@ def role_process(
         "PSEUDOMRI_NODE__DATA_FOLDER": str(folder),
         "PSEUDOMRI_NODE__PORT": "0",
         "PSEUDOMRI_NODE__BIND_ADDRESS": LOOPBACK,
+        "PSEUDOMRI_RECEIVE__PROCESSES": "1",
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "node", "serve", "--role", role, *options],
@@ -94,18 +95,19 @@ def test_a_second_node_on_the_same_folder_is_refused(tmp_path: Path) -> None:
             assert second.wait(START_S) == 2
             assert second.stderr is not None
             said = second.stderr.read()
-            assert f"process {first.pid} runs the receive role" in said
+            (acceptor,) = psutil.Process(first.pid).children()
+            assert f"process {acceptor.pid} runs the receive-0 role" in said
             assert "Traceback" not in said
 
 
 def test_the_lock_dies_with_its_holder(tmp_path: Path) -> None:
-    with role_process(Role.RECEIVE, tmp_path) as first:
+    with role_process(Role.RECEIVE, tmp_path, "--supervised") as first:
         ready_line(first)
-        with pytest.raises(Stop, match="to be free"), hold(tmp_path, "receive"):
+        with pytest.raises(Stop, match="to be free"), hold(tmp_path, "receive-0"):
             pass
         first.kill()
         first.wait()
-        with hold(tmp_path, "receive"):
+        with hold(tmp_path, "receive-0"):
             pass
 
 

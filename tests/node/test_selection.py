@@ -31,7 +31,7 @@ from tests.node.samples import (
     Clock,
     instance,
     new_ledger,
-    received,
+    record,
     series,
 )
 
@@ -263,7 +263,7 @@ class Node:
     def receive(self, numbers: range) -> None:
         association = self.ledger.receiving.open_association("r", "CT1", "US", "10.0.0.5")
         for number in numbers:
-            self.ledger.receiving.record_instance(received(number), association, "CT1", "10.0.0.5")
+            record(self.ledger, number, association)
         self.ledger.receiving.close_association(association, Ending.RELEASED)
 
     def turn(self) -> None:
@@ -277,7 +277,7 @@ def test_a_complete_series_gets_a_synthesis_of_exactly_its_instances(tmp_path: P
     node.turn()
     ((held, selected),) = node.created
     assert held.sources == {f"{SERIES_UID}.{n}": f"{n:064x}" for n in range(150)}
-    assert (held.version, held.calling_ae, held.peer_address) == (1, "CT1", "10.0.0.5")
+    assert (held.version, held.calling_ae, held.peer_address) == (1, "CT1", "127.0.0.1")
     assert selected.priority == ROUTINE_PRIORITY
     found = node.ledger.series.get(SERIES_UID)
     assert found is not None

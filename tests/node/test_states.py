@@ -19,7 +19,7 @@ from node.states import (
     SeriesState,
     SynthesisState,
 )
-from tests.node.samples import SERIES_UID, Clock, new_ledger, received
+from tests.node.samples import SERIES_UID, Clock, new_ledger, record
 
 TABLES: list[tuple[Any, Any, set[Any]]] = [
     (SeriesState, SERIES_MOVES, set()),
@@ -53,7 +53,7 @@ def test_an_illegal_move_raises_and_changes_nothing(
 ) -> None:
     ledger = new_ledger(tmp_path, Clock())
     association = ledger.receiving.open_association("receive-0", "CT1", "US", "127.0.0.1")
-    ledger.receiving.record_instance(received(1), association, "CT1", "127.0.0.1")
+    record(ledger, 1, association)
     with ledger.database.transaction() as session:
         row = session.get_one(SeriesRecord, SERIES_UID)
         row.state = str(source)

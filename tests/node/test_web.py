@@ -26,7 +26,7 @@ from node.states import SeriesState
 from node.web.server import Pages
 from node.web.tally import Chain
 from tests.node import journeys
-from tests.node.samples import SERIES_UID, Clock, new_ledger, received, settings_for
+from tests.node.samples import SERIES_UID, Clock, new_ledger, record, settings_for
 
 PACS = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=11112)
 
@@ -97,7 +97,7 @@ def an_output(job_id: str) -> entries.Output:
 def on_record(ledger: Ledger) -> None:
     """One slice."""
     association = ledger.receiving.open_association("receive-0", "CT1", "PSEUDOMRI", "127.0.0.1")
-    ledger.receiving.record_instance(received(1), association, "CT1", "127.0.0.1")
+    record(ledger, 1, association)
 
 
 def live_through_a_day(ledger: Ledger) -> None:
@@ -105,7 +105,7 @@ def live_through_a_day(ledger: Ledger) -> None:
     receiving, syntheses, deliveries = ledger.receiving, ledger.syntheses, ledger.deliveries
     association = receiving.open_association("receive-0", "CT1", "PSEUDOMRI", "127.0.0.1")
     for number in (1, 2, 2):
-        receiving.record_instance(received(number), association, "CT1", "127.0.0.1")
+        record(ledger, number, association)
     receiving.refuse_instance("1.2.3", 0xC001, "no data set", association, "CT1")
     receiving.refuse_association("STRANGER", "PSEUDOMRI", "192.0.2.9", "not among receive.peers")
     for incoming in ledger.series.incoming():

@@ -1,0 +1,206 @@
+"""An acceptor with one thread, and the server that makes such acceptors."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from copy import deepcopy
+from io import BytesIO
+from typing import Any, Final, Protocol, cast
+
+from pydicom.dataset import Dataset
+from pynetdicom import AE, evt
+from pynetdicom._globals import MODE_ACCEPTOR
+from pynetdicom.association import Association
+from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
+
+from node.streaming.transport import StreamSocket
+from node.streaming.upper_layer import StreamingProvider
+
+
+class DataSetSink(Protocol):
+    """Where the data set of one C-STORE request goes while it arrives.
+
+    Neither method may raise: a sink that fails takes the rest in silence, and the handler of
+    ``EVT_C_STORE`` answers for it.
+    """
+
+    def write(self, fragment: memoryview) -> None:
+        """Take the next bytes, as encoded by the peer; the view is only good during the call."""
+
+    def close(self) -> None:
+        """Drop what the handler has not kept. Called once, after the handler or without it."""
+
+
+OpenSink = Callable[[Association, Dataset, PresentationContext], DataSetSink]
+"""Given the association, the command set and the accepted context of a C-STORE request, whose data
+set begins to arrive. It must not raise."""
+
+
+class StreamedDataSet(BytesIO):
+    """What pynetdicom carries as Data Set of a request whose bytes went to `sink`; holds none.
+
+    Args:
+        sink: None for a request in a context that was not accepted; pynetdicom aborts for that.
+    """
+
+    def __init__(self, sink: DataSetSink | None) -> None:
+        super().__init__()
+        self.sink: Final = sink
+
+    def write(self, fragment: Any) -> int:
+        """Pass on the next bytes."""
+        if self.sink is not None:
+            self.sink.write(fragment)
+        return len(fragment)
+
+    def close(self) -> None:
+        """Close the sink."""
+        if self.sink is not None and not self.closed:
+            self.sink.close()
+        super().close()
+
+
+class StreamingAssociation(Association):
+    """An acceptor that receives, serves and answers in its own thread.
+
+    Other threads may abort it and may send responses; they cannot send requests of their own, for
+    which pynetdicom would pause the reactor.
+
+    Args:
+        ae: The application entity.
+        open_sink: Asked once for each C-STORE request with a data set.
+    """
+
+    def __init__(self, ae: AE, open_sink: OpenSink) -> None:
+        super().__init__(ae, MODE_ACCEPTOR)
+        self._open_sink: Final = open_sink
+        self._provider: Final = StreamingProvider(self)
+        self.dul = self._provider
+        # Again, now that they set the timers of this provider.
+        self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout
+
+    def data_set_of(self, message: C_STORE_RQ) -> StreamedDataSet:
+        """Where the data set of the message that is being received goes."""
+        if not isinstance(message.data_set, StreamedDataSet):
+            context = self._accepted_cx.get(cast(int, message.context_id))
+            sink = self._open_sink(self, message.command_set, context) if context else None
+            message.data_set = StreamedDataSet(sink)
+        return message.data_set
+
+    def run_reactor(self) -> None:
+        """Everything from the A-ASSOCIATE request to the end."""
+        try:
+            super().run_reactor()
+        finally:
+            self._drop_what_nobody_takes()
+            cast(StreamSocket, self.dul.socket).dispose()
+
+    def _run_reactor(self) -> None:
+        """Serve until the association ends; pynetdicom's loop with a wait in place of its sleep."""
+        while not self._kill:
+            self._provider.step()
+            context_id, message = self.dimse.get_msg(block=False)
+            if message is not None:
+                self._serve_request(message, cast(int, context_id))
+                _close_data_set(message)
+                self._provider.restart_idle_timer()
+            if self.is_established and self.acse.is_release_requested():
+                self.acse.send_release(is_response=True)
+                self.is_released, self.is_established = True, False
+                evt.trigger(self, evt.EVT_RELEASED, {})
+                self.kill()
+            elif self.acse.is_aborted():
+                self.dul.receive_pdu(wait=False)  # so that EVT_ACSE_RECV is triggered
+                self.is_aborted, self.is_established = True, False
+                evt.trigger(self, evt.EVT_ABORTED, {})
+                self.kill()
+            elif self.dul.idle_timer_expired():
+                self.abort()
+            elif not self.dul.is_alive():
+                self.kill()
+        # Another thread may have asked for the end; only this one can bring it about.
+        self.dul.stop_dul()
+
+    def _drop_what_nobody_takes(self) -> None:
+        if self.dimse.message is not None and self.dimse.message.data_set is not None:
+            self.dimse.message.data_set.close()
+        while (message := self.dimse.get_msg(block=False)[1]) is not None:
+            _close_data_set(message)
+
+
+def _close_data_set(message: object) -> None:
+    if isinstance(message, C_STORE) and message.DataSet is not None:
+        message.DataSet.close()
+
+
+class _Handler(RequestHandler):
+    """Makes the acceptor of one connection; as pynetdicom's, which knows its own class only."""
+
+    server: StreamingServer
+
+    def _create_association(self) -> StreamingAssociation:
+        association = StreamingAssociation(self.ae, self.server.open_sink)
+        association._server = self.server
+        # By this name pynetdicom finds the acceptors of a server.
+        association.name = f"AcceptorThread@{association.name}"
+        association.set_socket(StreamSocket(association, cast(socket.socket, self.request)))
+        acceptor = association.acceptor
+        acceptor.maximum_length = self.ae.maximum_pdu_size
+        acceptor.ae_title = self.server.ae_title
+        acceptor.address_info = self.local
+        acceptor.implementation_class_uid = self.ae.implementation_class_uid
+        acceptor.implementation_version_name = self.ae.implementation_version_name
+        acceptor.supported_contexts = deepcopy(self.server.contexts)
+        association.requestor.address_info = self.remote
+        for event, handlers in self.server._handlers.items():
+            bound = [handlers] if isinstance(handlers, tuple) else handlers
+            for handler, arguments in bound:
+                association.bind(event, handler, arguments)
+        return association
+
+
+class StreamingServer(ThreadedAssociationServer):
+    """Accepts connections, on a socket of its own or on one that several processes share.
+
+    Args:
+        open_sink: For each C-STORE request.
+        port: A listening socket of whoever started this process; None to bind one.
+        arguments: Of pynetdicom's server.
+    """
+
+    # A storm of senders waits its turn instead of being turned away by the system; pynetdicom: 5.
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        *arguments: Any,
+        open_sink: OpenSink,
+        port: socket.socket | None = None,
+        **options: Any,
+    ) -> None:
+        self.open_sink: Final = open_sink
+        self._port: Final = port
+        options["request_handler"] = _Handler
+        super().__init__(*arguments, **options)
+
+    def server_bind(self) -> None:
+        """Bind, or take over the shared socket."""
+        if self._port is None:
+            super().server_bind()
+        else:
+            cast(socket.socket, self.socket).close()
+            self.socket = self._port
+            self.server_address = self._port.getsockname()
+        # Whoever shares the socket may be faster: then there is nothing to accept, at once.
+        cast(socket.socket, self.socket).setblocking(False)
+
+    def server_close(self) -> None:
+        """Stop listening; a shared socket goes on for the others."""
+        if self._port is None:
+            super().server_close()
+        else:
+            self._port.close()
