@@ -132,8 +132,8 @@ class SynthesisSettings(_Section):
         return self
 
 
-class Destination(_Section):
-    """One PACS that receives the result by C-STORE."""
+class CalledPeer(_Section):
+    """One application entity that we call."""
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
     ae_title: AETitle
@@ -142,8 +142,21 @@ class Destination(_Section):
     tls: bool = False
     # The name its certificate carries, where that is not `host`; "any" takes every name.
     tls_name: str | None = None
+
+
+class Destination(CalledPeer):
+    """One PACS that receives the result by C-STORE."""
+
     # Whether it is asked to take responsibility before a synthesis is committed.
     storage_commitment: bool = False
+
+
+class Source(CalledPeer):
+    """One PACS that studies are fetched from."""
+
+    # C-GET brings instances on our own association; C-MOVE has them sent to our port, so the
+    # source must know our AE title and be in `receive.peers`.
+    method: Literal["get", "move"] = "get"
 
 
 class WebDestination(_Section):
@@ -227,6 +240,24 @@ class RetentionSettings(_Section):
     poll_s: PositiveSeconds
 
 
+class RetrieveSettings(_Section):
+    """Where studies are looked for and fetched from."""
+
+    sources: tuple[Source, ...]
+    network_timeout_s: PositiveSeconds
+    count_source: str
+    count_timeout_s: PositiveSeconds
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> RetrieveSettings:
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"source names must differ, found {sorted(names)}")
+        if self.count_source and self.count_source not in names:
+            raise ValueError(f"count_source must be one of the sources, found {self.count_source}")
+        return self
+
+
 class LoggingSettings(_Section):
     """What the process prints. Identifiers of patients are never among it."""
 
@@ -251,6 +282,7 @@ class Settings(BaseSettings):
     selection: SelectionSettings
     synthesis: SynthesisSettings
     delivery: DeliverySettings
+    retrieve: RetrieveSettings
     web: WebSettings
     retention: RetentionSettings
     logging: LoggingSettings
@@ -263,6 +295,7 @@ class Settings(BaseSettings):
             for one in self.delivery.web_destinations
             if one.client_certificate
         ]
+        uses += [f"retrieve.sources.{one.name}" for one in self.retrieve.sources if one.tls]
         uses += ["delivery.sender_tls"] if self.delivery.sender_tls else []
         uses += ["receive.tls"] if self.receive.tls else []
         if uses and not self.tls.is_complete:

@@ -217,6 +217,28 @@ def send(
 
 
 @app.command()
+def fetch(
+    source: Annotated[str, typer.Argument(help="Its name in retrieve.sources.")],
+    accession: Annotated[str, typer.Option(help="Accession number: all CT of its studies.")] = "",
+    study: Annotated[str, typer.Option(help="Study Instance UID: all CT of it.")] = "",
+    series: Annotated[
+        str, typer.Option(help="Series Instance UID; with --study when it is not on record.")
+    ] = "",
+    method: Annotated[
+        str | None, typer.Option(help="get or move; the source's own when left out.")
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a study's CT, or what is missing of it, in from a PACS (C-FIND, C-GET or C-MOVE)."""
+    from node.commands import fetching
+
+    if method not in (None, "get", "move"):
+        raise typer.BadParameter(f"expected get or move, found {method}", param_hint="--method")
+    fetching.fetch(source, accession, study, series, method, config, as_json)
+
+
+@app.command()
 def echo(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT")],
     called: Annotated[str, typer.Option(help="AE title of the peer.")] = "PSEUDOMRI",

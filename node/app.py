@@ -22,6 +22,7 @@ from config.settings import Settings
 from node import logs
 from node.clock import utc_now
 from node.completion import CompletionLoop
+from node.counting import archive_count
 from node.engine import Dispatcher, engine_url, prepare_engine
 from node.errors import Retry, Stop
 from node.ledger import Ledger, migrate
@@ -205,7 +206,9 @@ def _look_after_series(settings: Settings, ledger: Ledger, turns: Turns) -> None
         ledger.syntheses.create(new_synthesis(held, selected, settings, model), "selection")
 
     selector = Selector(ledger, settings.selection, settings.synthesis.contrasts, create)
-    completion = CompletionLoop(ledger, settings.completion, selector.decide)
+    completion = CompletionLoop(
+        ledger, settings.completion, selector.decide, archive_count(settings)
+    )
     dispatcher = Dispatcher(ledger.syntheses, engine_url(settings))
     if not settings.delivery.names and not settings.delivery.back_to_sender:
         log.warning("no destination is configured: results stay in the archive")

@@ -15,7 +15,7 @@ from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 
-from config.settings import TlsSettings
+from config.settings import CalledPeer, TlsSettings
 from node import tls
 from node.clock import utc_now
 from node.errors import Refuse, Retry
@@ -35,6 +35,13 @@ class Unreachable(Retry):
 
 class Rejected(Refuse):
     """The peer will not talk to us or not about this: unknown AE title, no presentation context."""
+
+
+def address_of(peer: CalledPeer, settings: TlsSettings) -> Destination:
+    """A peer of the settings as it is called now: plain or with TLS."""
+    name = None if peer.tls_name == "any" else peer.tls_name or peer.host
+    secure = settings if peer.tls else None
+    return Destination(peer.name, peer.ae_title, peer.host, peer.port, secure, name)
 
 
 def associate(

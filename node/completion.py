@@ -9,7 +9,7 @@ geometry shows a gap. A slice that comes later still opens the series again, in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -37,12 +37,14 @@ class SeriesStatus:
         open_associations: Associations that brought instances of it and are still open.
         was_cut_off: The last of them ended by abort, timeout or a crash of ours.
         is_gapless: No slice is missing between the outermost ones.
+        has_more: The archive that is asked has more instances of it than we.
     """
 
     last_instance_at: datetime
     open_associations: int
     was_cut_off: bool
     is_gapless: bool
+    has_more: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,12 @@ def judge(status: SeriesStatus, now: datetime, settings: CompletionSettings) -> 
             "slices are missing",
             "the slices missing did not come",
         ),
+        _Hindrance(
+            status.has_more,
+            settings.gap_patience_s,
+            "the archive has more of it",
+            "what the archive has more of it did not come",
+        ),
     )
     present = [hindrance for hindrance in hindrances if hindrance.is_present]
     for hindrance in present:
@@ -145,14 +153,21 @@ class CompletionLoop:
         on_complete: Called with the Study Instance UID of each study that has a complete series
             nobody has decided about; must be safe to repeat. What it raises is logged, and the
             study is offered again at the next turn.
+        count: Given study and series UID, how many instances the archive has; None where no
+            archive is asked.
     """
 
     def __init__(
-        self, ledger: Ledger, settings: CompletionSettings, on_complete: Callable[[str], None]
+        self,
+        ledger: Ledger,
+        settings: CompletionSettings,
+        on_complete: Callable[[str], None],
+        count: Callable[[str, str], int | None] | None = None,
     ) -> None:
         self._series: Final = ledger.series
         self._settings: Final = settings
         self._on_complete: Final = on_complete
+        self._count: Final = count
 
     def run_once(self, now: datetime) -> int:
         """One turn; returns how many series were completed.
@@ -176,7 +191,12 @@ class CompletionLoop:
         if isinstance(verdict, Complete):
             # Only now is it worth reading the geometry of all instances.
             summaries = self._series.summaries(incoming.series_uid)
-            verdict = judge(_status(incoming, is_gapless(summaries)), now, self._settings)
+            status = _status(incoming, is_gapless(summaries))
+            verdict = judge(status, now, self._settings)
+            if isinstance(verdict, Complete) and self._count is not None:
+                there = self._count(incoming.study_uid, incoming.series_uid)
+                has_more = there is not None and there > len(summaries)
+                verdict = judge(replace(status, has_more=has_more), now, self._settings)
         if isinstance(verdict, Wait):
             return False
         try:

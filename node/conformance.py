@@ -22,7 +22,9 @@ from pydicom.uid import (
 from node.commitment import REPORT_STATUSES
 from node.commitment import SOP_CLASS as COMMITMENT
 from node.intake import STATUSES
+from node.query import FIND, NATIVE
 from node.receive import STORAGE_CLASSES, TRANSFER_SYNTAXES, UNCOMPRESSED, VERIFICATION
+from node.retrieve import GET, MOVE
 from node.states import COMMITMENT_MOVES, DELIVERY_MOVES, SERIES_MOVES, SYNTHESIS_MOVES
 from node.status import is_accepted, is_permanent
 from node.tls import PROFILES
@@ -64,7 +66,13 @@ def tables() -> dict[str, str]:
                 (SecondaryCaptureImageStorage.name, UID(uid).name, "SCU")
                 for uid in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
             ]
-            + [(COMMITMENT.name, ImplicitVRLittleEndian.name, "SCU")],
+            + [(COMMITMENT.name, ImplicitVRLittleEndian.name, "SCU")]
+            + [
+                (uid.name, UID(syntax).name, "SCU")
+                for uid in (FIND, GET, MOVE)
+                for syntax in NATIVE
+            ]
+            + [(UID(uid).name, "those of 3.2", "SCP, on C-GET") for uid in STORAGE_CLASSES],
         ),
         "reports": _table(
             ("Status", "When"), [(f"0x{status:04X}", when) for status, when in REPORT_STATUSES]

@@ -19,7 +19,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.association import Association
 
 from config.settings import DeliverySettings, Settings
-from node.association import Rejected, Unreachable, associate, named
+from node.association import Rejected, Unreachable, address_of, associate, named
 from node.errors import Refuse
 from node.ledger.entries import Destination
 from node.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS
@@ -84,8 +84,9 @@ def secured(destination: Destination, settings: Settings) -> Destination:
         return replace(destination, tls=settings.tls if delivery.sender_tls else None)
     for known in delivery.destinations:
         if known.name == destination.name:
-            name = None if known.tls_name == "any" else known.tls_name or known.host
-            return replace(destination, tls=settings.tls if known.tls else None, tls_name=name)
+            known_as = address_of(known, settings.tls)
+            # The address is that of the delivery, as it is on record.
+            return replace(destination, tls=known_as.tls, tls_name=known_as.tls_name)
     raise Rejected(
         f"destination {destination.name} is not among delivery.destinations any more; put it back,"
         " then retry"

@@ -47,6 +47,23 @@ def hold(data_folder: Path, name: str) -> Iterator[Callable[[], None]]:
         stream.truncate(0)
 
 
+@contextmanager
+def alone(data_folder: Path, name: str) -> Iterator[None]:
+    """Do something that only one process at a time may; nobody looks whether it beats.
+
+    Raises:
+        Stop: When another process is at it.
+    """
+    folder = data_folder / _FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / name).open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Stop(f"expected no other {name} on {data_folder}, another one runs") from error
+        yield
+
+
 def beats(data_folder: Path) -> dict[str, float]:
     """When each holder that has not ended in order last beat: lock name to POSIX time."""
     found = {}

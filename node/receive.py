@@ -157,7 +157,7 @@ class Receiver:
             Stop: When the port cannot be had, or TLS is wanted and a file of it is wrong.
             Retry: When the ledger does not answer.
         """
-        _keep_libraries_quiet()
+        keep_libraries_quiet()
         swept = self._archive.sweep()
         orphans = self._receiving.close_orphans(self._process)
         handlers: list[Any] = [
@@ -275,11 +275,7 @@ class Receiver:
         except Retry as error:
             log.error("association is not on record", reason=str(error))
             response = Response(Answer.OUT_OF_RESOURCES, str(error))
-        status = Dataset()
-        status.Status = response.answer.value.code
-        if response.comment:
-            status.ErrorComment = response.comment
-        return status
+        return status_of(response)
 
     def _on_report(self, report: commitment.Report, ae_title: str) -> None:
         """A destination tells whether it takes responsibility for what we sent it."""
@@ -391,7 +387,16 @@ def _plain_address(address: str) -> str:
     return str(mapped or parsed)
 
 
-def _keep_libraries_quiet() -> None:
+def status_of(response: Response) -> Dataset:
+    """What intake decided, as pynetdicom sends it."""
+    status = Dataset()
+    status.Status = response.answer.value.code
+    if response.comment:
+        status.ErrorComment = response.comment
+    return status
+
+
+def keep_libraries_quiet() -> None:
     """Nothing of a data set may reach a log through pynetdicom or pydicom.
 
     These switches are theirs and global, so every process of ours that receives sets them.

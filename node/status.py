@@ -14,6 +14,15 @@ SOP_CLASS_NOT_SUPPORTED = 0x0122
 NOT_AUTHORIZED = 0x0124
 
 
+CANCELED = 0xFE00
+_PENDING = (0xFF00, 0xFF01)
+
+
+def is_pending(status: int) -> bool:
+    """Whether more responses to the same request follow (PS3.4 C.4)."""
+    return status in _PENDING
+
+
 def is_accepted(status: int) -> bool:
     """Whether the peer keeps the instance: success, a Bxxx warning, or it held it before."""
     return status in {SUCCESS, DUPLICATE_SOP_INSTANCE} or status & 0xF000 == 0xB000

@@ -212,6 +212,32 @@ def storescp(folder: Path, *options: str) -> Iterator[int]:
     raise AssertionError("storescp did not start")
 
 
+@contextlib.contextmanager
+def dcmqrscp(folder: Path, peers: Mapping[str, tuple[str, int]] | None = None) -> Iterator[int]:
+    """DCMTK's archive, AE title QRSCP, which anybody may store with and ask; yields its port.
+
+    Args:
+        peers: Where it may move to: AE title to host and port.
+    """
+    program = _found("dcmqrscp")
+    (folder / "store").mkdir(parents=True, exist_ok=True)
+    hosts = [f"{ae.lower()} = ({ae}, {host}, {port})" for ae, (host, port) in (peers or {}).items()]
+    lines = [
+        *("MaxPDUSize = 131072", "MaxAssociations = 16"),
+        *("HostTable BEGIN", *hosts, "HostTable END", "VendorTable BEGIN", "VendorTable END"),
+        *("AETable BEGIN", f"QRSCP {folder / 'store'} RW (200, 1024mb) ANY", "AETable END"),
+    ]
+    for _ in range(3):
+        port = free_port()
+        (folder / "dcmqrscp.cfg").write_text("\n".join([f"NetworkTCPPort = {port}", *lines]) + "\n")
+        command = [program, "-c", str(folder / "dcmqrscp.cfg")]
+        with _process(command, folder / "dcmqrscp.log") as running:
+            if _comes_up(running, lambda port=port: is_listening(port)):
+                yield port
+                return
+    raise AssertionError(f"dcmqrscp did not start: {(folder / 'dcmqrscp.log').read_text()}")
+
+
 def dcmsend(
     folder: Path, port: int, called: str = "PSEUDOMRI", calling: str = "DCMSEND"
 ) -> subprocess.CompletedProcess[str]:

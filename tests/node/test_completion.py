@@ -172,6 +172,32 @@ def test_a_gap_that_stays_ends_the_waiting(bench: Bench) -> None:
     )
 
 
+def test_an_archive_with_more_is_waited_for(bench: Bench) -> None:
+    answers: list[int | None] = [4, 4, 3, None]
+    asked: list[tuple[str, str]] = []
+
+    def count(study_uid: str, series_uid: str) -> int | None:
+        asked.append((study_uid, series_uid))
+        return answers[len(asked) - 1]
+
+    bench.loop = CompletionLoop(bench.ledger, SETTINGS, bench.hand_on, count)
+    bench.receive(1, 2, 3)
+    bench.close()
+    assert bench.turn(2) == 0
+    # Nobody is asked while the rule waits for another reason.
+    assert asked == []
+    assert bench.turn(2) == 0
+    assert bench.turn(56) == 1
+    assert list(bench.ledger.reports.events())[-1].detail["reason"] == (
+        "what the archive has more of it did not come"
+    )
+    for more in (4, 5):
+        # It has no more than we, or does not tell: nothing to wait for.
+        bench.receive(more)
+        assert bench.turn(4) == 1
+    assert asked == [(STUDY_UID, SERIES_UID)] * 4
+
+
 def test_an_association_left_open_is_given_up(bench: Bench) -> None:
     bench.receive(1, 2)
     assert bench.turn(119) == 0

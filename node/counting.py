@@ -1,0 +1,72 @@
+"""How many instances of a series does the archive have? Asked for completion, which must not wait.
+
+A hint and no more: an archive that does not answer, or knows nothing of the series yet, changes
+nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from config.settings import Settings
+from node.association import Rejected, Unreachable, address_of
+from node.fetching import source_named
+from node.logs import describe
+from node.query import Query
+
+# A series that is waited for is asked about so often, not at every turn of completion.
+ASK_AGAIN_S: Final = 5.0
+# After a silence nobody waits for the archive for so long: trauma does not.
+SILENCE_S: Final = 60.0
+
+log = structlog.get_logger()
+
+Count = Callable[[str, str], int | None]
+"""Given study and series UID, how many instances the archive has; None when that is not known."""
+
+
+class ArchiveCount:
+    """Asks one archive, seldom.
+
+    Args:
+        query: Of the archive, with a short timeout.
+        monotonic: Tells seconds.
+    """
+
+    def __init__(self, query: Query, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._query: Final = query
+        self._monotonic: Final = monotonic
+        self._known: Final[dict[str, tuple[float, int | None]]] = {}
+        self._silent_until = 0.0
+
+    def __call__(self, study_uid: str, series_uid: str) -> int | None:
+        """The count, at most `ASK_AGAIN_S` old. Never raises."""
+        now = self._monotonic()
+        for uid in [uid for uid, (at, _) in self._known.items() if now - at >= ASK_AGAIN_S]:
+            del self._known[uid]
+        if series_uid in self._known:
+            return self._known[series_uid][1]
+        if now < self._silent_until:
+            return None
+        count = None
+        try:
+            counts = [one.count for one in self._query.series(study_uid, series_uid)]
+            count = max((one for one in counts if one is not None), default=None)
+        except (Unreachable, Rejected) as error:
+            log.warning("the archive does not tell counts", reason=describe(error))
+            self._silent_until = self._monotonic() + SILENCE_S
+        self._known[series_uid] = (now, count)
+        return count
+
+
+def archive_count(settings: Settings) -> Count | None:
+    """What completion asks, when the settings want it to ask."""
+    name = settings.retrieve.count_source
+    if not name:
+        return None
+    peer = address_of(source_named(settings, name), settings.tls)
+    return ArchiveCount(Query(peer, settings.node.ae_title, settings.retrieve.count_timeout_s))

@@ -1,0 +1,238 @@
+"""Fetching from Orthanc and DCMTK's archive: by C-GET and C-MOVE, whole or what is missing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.uid import SecondaryCaptureImageStorage
+
+from config.settings import Settings, Source, load
+from node.association import Rejected, Unreachable, address_of
+from node.audit import Kind
+from node.counting import ArchiveCount
+from node.errors import Refuse, Stop
+from node.fetching import Fetcher, source_named
+from node.ledger.entries import Destination
+from node.query import FoundSeries, Query
+from tests.node.samples import PATIENT, SERIES_UID, STUDY_UID, ct, with_meta
+from tests.node.scu import associated, store_bytes, write_file
+from tests.node.test_receive import Station
+from tests.peers import (
+    LOOPBACK,
+    ScriptedPeer,
+    dcmqrscp,
+    dcmsend,
+    free_port,
+    start_orthanc,
+)
+
+SLICES = 5
+METHODS = ("get", "move")
+ARCHIVES = ("orthanc", "dcmqrscp")
+
+
+def fill(folder: Path, port: int, ae_title: str) -> None:
+    """A study in an archive: a CT series, and a secondary capture that nobody asked for."""
+    folder.mkdir()
+    for number in range(SLICES):
+        write_file(with_meta(ct(number)), folder / f"{number}.dcm")
+    other = ct(
+        99,
+        SOPClassUID=SecondaryCaptureImageStorage,
+        SeriesInstanceUID=f"{STUDY_UID}.9",
+        SOPInstanceUID=f"{STUDY_UID}.9.1",
+        Modality="OT",
+    )
+    write_file(with_meta(other), folder / "other.dcm")
+    sent = dcmsend(folder, port, called=ae_title)
+    assert sent.returncode == 0, sent.stdout
+
+
+@contextmanager
+def archive(kind: str, folder: Path, move_to: int) -> Iterator[tuple[int, str]]:
+    """One of the archives with the study in it; port and AE title."""
+    if kind == "orthanc":
+        modalities = {"us": ("PSEUDOMRI", LOOPBACK, move_to)}
+        with start_orthanc(folder / kind, modalities) as orthanc:
+            fill(folder / "sent", orthanc.dicom_port, "ORTHANC")
+            yield orthanc.dicom_port, "ORTHANC"
+    else:
+        with dcmqrscp(folder / kind, {"PSEUDOMRI": (LOOPBACK, move_to)}) as port:
+            fill(folder / "sent", port, "QRSCP")
+            yield port, "QRSCP"
+
+
+@contextmanager
+def station(folder: Path, **receive: Any) -> Iterator[Station]:
+    """Our receiver, for what is moved to us; folder is the data folder of the node."""
+    folder.mkdir(exist_ok=True)
+    running = Station(folder, **receive)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def fetcher(at: Station, folder: Path, port: int, ae_title: str, method: str) -> Fetcher:
+    source = Source.model_validate(
+        {"name": "pacs", "ae_title": ae_title, "host": LOOPBACK, "port": port, "method": method}
+    )
+    return Fetcher(settings(folder, source), source, at.ledger, at.archive)
+
+
+def settings(folder: Path, *sources: Source, **receive: Any) -> Settings:
+    document = load().model_dump(mode="json", exclude_none=True)
+    document["node"] |= {"data_folder": str(folder)}
+    document["receive"] |= {"minimum_free_bytes": 0, **receive}
+    document["retrieve"]["sources"] = [source.model_dump() for source in sources]
+    document["retrieve"]["network_timeout_s"] = 20
+    return Settings(**document)
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_a_study_comes_and_then_what_is_missing(tmp_path: Path, kind: str) -> None:
+    node = tmp_path / "node"
+    with station(node) as at, archive(kind, tmp_path, at.port) as (port, ae_title):
+        by_get = fetcher(at, node, port, ae_title, "get")
+        (found,) = by_get.find(accession_number=PATIENT[3])
+        assert (found.study_uid, found.series_uid) == (STUDY_UID, SERIES_UID)
+        assert found.count in (SLICES, None)
+        # Two of them were sent to us before.
+        with associated(at.port) as association:
+            for number in (0, 3):
+                content = (tmp_path / "sent" / f"{number}.dcm").read_bytes()
+                length = int.from_bytes(content[140:144], "little")
+                uid = f"{SERIES_UID}.{number}"
+                ds = content[144 + length :]
+                assert store_bytes(association, ds, str(ct(0).SOPClassUID), uid)[0] == 0
+        with by_get.alone():
+            result = by_get.fetch(found)
+        assert (result.wanted, result.held_before, result.held) == (SLICES, 2, SLICES)
+        assert result.is_complete
+        assert len(at.held()) == SLICES
+        # What was here was not asked for again.
+        assert Kind.INSTANCE_DUPLICATE not in at.kinds()
+        # All is here: nothing is asked for, by C-MOVE either.
+        by_move = fetcher(at, node, port, ae_title, "move")
+        (again,) = by_move.find(series_uid=SERIES_UID)
+        with by_move.alone():
+            assert by_move.fetch(again).held_before == SLICES
+        assert at.kinds().count(Kind.INSTANCE_RECEIVED) == SLICES
+        assert at.endings() == ["released", "released"]
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_a_study_is_moved_to_our_port(tmp_path: Path, kind: str) -> None:
+    node = tmp_path / "node"
+    with station(node) as at, archive(kind, tmp_path, at.port) as (port, ae_title):
+        by_move = fetcher(at, node, port, ae_title, "move")
+        (found,) = by_move.find(study_uid=STUDY_UID)
+        seen = []
+        with by_move.alone():
+            assert by_move.fetch(found, seen.append).is_complete
+        assert len(at.held()) == SLICES
+        assert seen[-1].completed == SLICES
+
+
+def test_what_does_not_come_is_told(tmp_path: Path) -> None:
+    """The archive says success or failure; what counts is what is here."""
+    node = tmp_path / "node"
+    peers = {"allow_any_peer": False, "peers": []}
+    with station(node, **peers) as at, archive("dcmqrscp", tmp_path, at.port) as (port, ae_title):
+        by_move = fetcher(at, node, port, ae_title, "move")
+        (found,) = by_move.find(study_uid=STUDY_UID)
+        with by_move.alone():
+            result = by_move.fetch(found)
+        assert "C-MOVE with 0xA" in result.trouble
+        assert (result.wanted, result.held, result.is_complete) == (SLICES, 0, False)
+        source = by_move._source.model_copy(update={"method": "get"})
+        small = settings(node, source, maximum_dataset_bytes=100)
+        by_get = Fetcher(small, source, at.ledger, at.archive)
+        with by_get.alone():
+            result = by_get.fetch(found)
+        assert "C-GET with 0xA702" in result.trouble
+        assert (result.wanted, result.held, result.is_complete) == (SLICES, 0, False)
+        assert at.kinds().count(Kind.INSTANCE_REFUSED) == SLICES
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    with station(tmp_path / "node") as at:
+        one = fetcher(at, tmp_path / "node", 1, "PACS", "get")
+        with one.alone(), pytest.raises(Stop, match="another one runs"), one.alone():
+            raise AssertionError("two at a time")
+
+
+def test_an_archive_without_query_is_told_of(tmp_path: Path) -> None:
+    with station(tmp_path / "node") as at:
+        with ScriptedPeer() as peer:
+            asking = fetcher(at, tmp_path / "node", peer.port, "PEER", "get")
+            with pytest.raises(Rejected, match="accepts no presentation context for Study Root"):
+                asking.find(study_uid=STUDY_UID)
+        with pytest.raises(Unreachable):
+            fetcher(at, tmp_path / "node", free_port(), "PEER", "get").find(study_uid=STUDY_UID)
+
+
+def test_a_source_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(Refuse, match=r"retrieve\.sources \(none\), found 'pacs'"):
+        source_named(settings(tmp_path), "pacs")
+
+
+def test_the_command(tmp_path: Path) -> None:
+    with archive("dcmqrscp", tmp_path, 1) as (port, ae_title):
+        site = tmp_path / "site.toml"
+        site.write_text(
+            f'[node]\ndata_folder = "{tmp_path / "node"}"\n'
+            "[receive]\nminimum_free_bytes = 0\n"
+            f'[retrieve]\nsources = [{{ name = "pacs", ae_title = "{ae_title}",'
+            f' host = "{LOOPBACK}", port = {port} }}]\n'
+        )
+
+        def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "node", "fetch", *arguments, "--config", str(site)]
+            return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+        done = run("pacs", "--accession", PATIENT[3], "--json")
+        assert done.returncode == 0, done.stderr
+        (story,) = json.loads(done.stdout)
+        assert (story["held"], story["is_complete"]) == (SLICES, True)
+        assert PATIENT[0] not in done.stdout + done.stderr
+        nothing = run("pacs", "--accession", "NO-SUCH-ONE")
+        assert (nothing.returncode, "no such CT series" in nothing.stderr) == (4, True)
+        assert run("other", "--study", STUDY_UID).returncode == 2
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_an_archive_tells_how_many_there_are(tmp_path: Path, kind: str) -> None:
+    now = [0.0]
+    with archive(kind, tmp_path, 1) as (port, ae_title):
+        source = {"name": "pacs", "ae_title": ae_title, "host": LOOPBACK, "port": port}
+        peer = address_of(Source.model_validate(source), load().tls)
+        count = ArchiveCount(Query(peer, "PSEUDOMRI", 5), lambda: now[0])
+        # dcmqrscp does not count; Orthanc does.
+        assert count(STUDY_UID, SERIES_UID) == (SLICES if kind == "orthanc" else None)
+        assert count(STUDY_UID, f"{SERIES_UID}.77") is None
+
+
+def test_a_silent_archive_is_left_alone(tmp_path: Path) -> None:
+    now, asked = [0.0], []
+
+    class Silent(Query):
+        def series(self, study_uid: str, series_uid: str = "") -> tuple[FoundSeries, ...]:
+            asked.append(series_uid)
+            raise Unreachable("it is away")
+
+    count = ArchiveCount(Silent(Destination("p", "P", "h", 1), "US", 1), lambda: now[0])
+    assert [count("1", "2"), count("1", "3")] == [None, None]
+    now[0] = 59.0
+    assert count("1", "4") is None
+    assert asked == ["2"]
+    now[0] = 61.0
+    assert count("1", "4") is None
+    assert asked == ["2", "4"]
