@@ -258,6 +258,20 @@ class RetrieveSettings(_Section):
         return self
 
 
+class AtnaSettings(_Section):
+    """Audit messages to the hospital's audit repository (IHE ATNA)."""
+
+    host: str
+    port: Port
+    transport: Literal["tls", "tcp", "udp"]
+    # The name its certificate carries, where that is not `host`; "any" takes every name.
+    tls_name: str | None = None
+    patient: Literal["digest", "id", "none"]
+    site_id: str
+    poll_s: PositiveSeconds
+    timeout_s: PositiveSeconds
+
+
 class LoggingSettings(_Section):
     """What the process prints. Identifiers of patients are never among it."""
 
@@ -285,6 +299,7 @@ class Settings(BaseSettings):
     retrieve: RetrieveSettings
     web: WebSettings
     retention: RetentionSettings
+    atna: AtnaSettings
     logging: LoggingSettings
 
     @model_validator(mode="after")
@@ -298,6 +313,7 @@ class Settings(BaseSettings):
         uses += [f"retrieve.sources.{one.name}" for one in self.retrieve.sources if one.tls]
         uses += ["delivery.sender_tls"] if self.delivery.sender_tls else []
         uses += ["receive.tls"] if self.receive.tls else []
+        uses += ["atna.transport"] if self.atna.host and self.atna.transport == "tls" else []
         if uses and not self.tls.is_complete:
             raise ValueError(f"{uses[0]} needs tls.certificate_file, tls.key_file and tls.ca_file")
         return self

@@ -11,7 +11,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -20,6 +21,7 @@ import structlog
 
 from config.settings import Settings
 from node import logs
+from node.audit import Kind
 from node.clock import utc_now
 from node.completion import CompletionLoop
 from node.counting import archive_count
@@ -107,7 +109,8 @@ def run_role(place: Place, settings: Settings, stop: threading.Event, on_ready: 
     """
     logs.configure(settings.logging, place.name)
     prepare(settings)
-    with hold(settings.node.data_folder, _lock_name(place.name, settings)) as beat:
+    name = _lock_name(place.name, settings)
+    with hold(settings.node.data_folder, name) as beat, _on_record(name, settings):
         turns = Turns(stop, beat)
         if place.role is Role.RECEIVE:
             _receive(settings, place, turns, on_ready)
@@ -181,6 +184,25 @@ class Turns:
                 return
 
 
+@contextmanager
+def _on_record(name: str, settings: Settings) -> Iterator[None]:
+    """Put start and orderly end of a role on record; a start after no end was a crash."""
+    ledger, _ = open_parts(settings, name)
+
+    def note(kind: Kind) -> None:
+        try:
+            ledger.outbox.note(kind, name, name, {})
+        except Retry as error:
+            log.error("start or end is not on record", reason=str(error))
+
+    try:
+        note(Kind.APPLICATION_STARTED)
+        yield
+        note(Kind.APPLICATION_STOPPED)
+    finally:
+        ledger.close()
+
+
 def _receive(settings: Settings, place: Place, turns: Turns, on_ready: OnReady) -> None:
     from node.receive import Receiver  # noqa: PLC0415  the other role has no use for it
 
@@ -248,16 +270,21 @@ def _work(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
 
 
 def _web(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
+    from node.atna.spool import Sender, Spool  # noqa: PLC0415
     from node.web.server import Pages  # noqa: PLC0415  FastAPI, which nobody else needs
 
     ledger, archive = open_parts(settings, "web")
     pages = Pages(settings, ledger, archive)
+    sender = Sender(Spool(settings, ledger, archive), settings.atna.poll_s)
     try:
         pages.start()
+        if settings.atna.host:
+            sender.start()
         on_ready(f"web_port={pages.port}")
         turns.repeat(pages.turn, WEB_TURN_S)
     finally:
         pages.stop()
+        sender.stop()
         ledger.close()
 
 

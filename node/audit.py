@@ -24,6 +24,8 @@ GENESIS = "0" * 64
 class Kind(StrEnum):
     """What happened. The words are stable: reports and other systems match on them."""
 
+    APPLICATION_STARTED = "application.started"
+    APPLICATION_STOPPED = "application.stopped"
     ASSOCIATION_REFUSED = "association.refused"
     ASSOCIATION_ORPHANED = "association.orphaned"
     INSTANCE_RECEIVED = "instance.received"

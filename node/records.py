@@ -255,6 +255,16 @@ class CommitmentRecord(Record):
     reason: Mapped[str | None] = mapped_column(Text)
 
 
+class OutboxRecord(Record):
+    """How far a receiver of audit events, such as the syslog server, has been told."""
+
+    __tablename__ = "outbox"
+
+    name: Mapped[str] = mapped_column(String(16), primary_key=True)
+    sequence: Mapped[int] = mapped_column(BigInteger)
+    moved_at: Mapped[str] = mapped_column(Moment)
+
+
 class AuditEventRecord(Record):
     """One audit event; `hash` = sha256 over the previous hash and this event's canonical JSON."""
 

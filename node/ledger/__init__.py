@@ -16,6 +16,7 @@ from node.ledger.commitments import Commitments
 from node.ledger.database import Database, sqlite_url
 from node.ledger.deliveries import Deliveries
 from node.ledger.figures import Figures
+from node.ledger.outbox import Outbox
 from node.ledger.receiving import Receiving
 from node.ledger.reports import Reports
 from node.ledger.retention import Retention
@@ -38,6 +39,7 @@ class Ledger:
     reports: Reports
     figures: Figures
     retention: Retention
+    outbox: Outbox
     database: Database
 
     def close(self) -> None:
@@ -70,5 +72,6 @@ def open_ledger(url: str, clock: Clock) -> Ledger:
         reports=Reports(database),
         figures=Figures(database),
         retention=Retention(database),
+        outbox=Outbox(database),
         database=database,
     )

@@ -1,0 +1,195 @@
+"""Which audit events become messages, and what is said in them."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from pydicom import dcmread
+from pydicom.uid import SecondaryCaptureImageStorage
+
+from config.settings import Settings
+from node.archive import Archive
+from node.atna import message as atna
+from node.atna.message import Action, Message, Object, Outcome, Participant
+from node.audit import Event, Kind
+from node.clock import from_text
+from node.ledger.outbox import About, Outbox
+
+_KEY_BYTES: Final = 32
+
+
+class Telling:
+    """Makes messages of events.
+
+    Args:
+        settings: Of the node.
+        outbox: Tells what an event is about.
+        archive: Where the patient's number is read, since the ledger does not have it.
+    """
+
+    def __init__(self, settings: Settings, outbox: Outbox, archive: Archive) -> None:
+        self._settings: Final = settings
+        self._outbox: Final = outbox
+        self._archive: Final = archive
+        self._host: Final = os.uname().nodename
+        self._makers: Final[dict[str, Callable[[Event], Message | None]]] = {
+            Kind.APPLICATION_STARTED: self._application,
+            Kind.APPLICATION_STOPPED: self._application,
+            Kind.ASSOCIATION_REFUSED: self._refused,
+            Kind.SERIES_COMPLETED: self._received,
+            Kind.SYNTHESIS_PACKAGED: self._made,
+            Kind.DELIVERY_ATTEMPTED: self._sent,
+        }
+
+    def tell(self, event: Event) -> bytes | None:
+        """The message of an event as XML; None for an event that no other system needs."""
+        maker = self._makers.get(event.kind)
+        made = maker(event) if maker else None
+        if made is None:
+            return None
+        atna_settings = self._settings.atna
+        return made.to_xml(f"{self._ae_title}@{self._host}", atna_settings.site_id)
+
+    @property
+    def _ae_title(self) -> str:
+        return self._settings.node.ae_title
+
+    def _us(self, role: atna.Code, is_requestor: bool) -> Participant:
+        return Participant(self._host, self._ae_title, role, is_requestor)
+
+    def _application(self, event: Event) -> Message:
+        is_start = event.kind == Kind.APPLICATION_STARTED
+        return Message(
+            atna.APPLICATION_ACTIVITY,
+            Action.EXECUTE,
+            from_text(event.at),
+            (Participant(event.actor, self._ae_title, atna.APPLICATION, False),),
+            kind=atna.APPLICATION_START if is_start else atna.APPLICATION_STOP,
+        )
+
+    def _refused(self, event: Event) -> Message:
+        """A stranger, or TLS that failed: PS3.15 A.5.3.11 with Node Authentication."""
+        address = str(event.detail["peer_address"])
+        peer = Participant(event.actor, event.actor, atna.SOURCE, True, address)
+        alert = Object(
+            f"{event.actor}@{address}",
+            atna.NODE_ID,
+            "2",
+            "13",
+            details={"Alert Description": str(event.detail["reason"])},
+        )
+        return Message(
+            atna.SECURITY_ALERT,
+            Action.EXECUTE,
+            from_text(event.at),
+            (self._us(atna.DESTINATION, False), peer),
+            (alert,),
+            kind=atna.NODE_AUTHENTICATION,
+            outcome=Outcome.MINOR_FAILURE,
+            failure=str(event.detail["reason"]),
+        )
+
+    def _received(self, event: Event) -> Message | None:
+        """One message a version of a series: what came in one go is one transfer."""
+        about = self._outbox.about_series(event.subject)
+        if about is None:
+            return None
+        peer = Participant(about.peer_ae, about.peer_ae, atna.SOURCE, True, about.peer_address)
+        return Message(
+            atna.INSTANCES_TRANSFERRED,
+            Action.CREATE,
+            from_text(event.at),
+            (peer, self._us(atna.DESTINATION, False)),
+            self._objects(about, {about.sop_class_uid: int(event.detail["instances"])}),
+        )
+
+    def _made(self, event: Event) -> Message | None:
+        about = self._outbox.about_job(event.subject)
+        if about is None:
+            return None
+        made = {str(SecondaryCaptureImageStorage): len(event.detail["outputs"])}
+        return Message(
+            atna.INSTANCES_ACCESSED,
+            Action.CREATE,
+            from_text(event.at),
+            (self._us(atna.APPLICATION, True),),
+            self._objects(about, made),
+        )
+
+    def _sent(self, event: Event) -> Message | None:
+        """An attempt that moved instances, or the last one that failed."""
+        answers = {key: int(count) for key, count in event.detail["answers"].items()}
+        outcome = str(event.detail["outcome"])
+        if outcome not in ("delivered", "failed") and not answers:
+            return None
+        about = self._outbox.about_job(event.subject)
+        destination = self._outbox.destination(int(event.detail["delivery"]))
+        if about is None or destination is None:
+            return None
+        is_done = outcome == "delivered"
+        # One by STOW-RS has no AE title.
+        name = destination.ae_title or destination.name
+        peer = Participant(name, name, atna.DESTINATION, False, destination.host)
+        sent = {str(SecondaryCaptureImageStorage): sum(answers.values())}
+        return Message(
+            atna.INSTANCES_TRANSFERRED,
+            Action.READ,
+            from_text(event.at),
+            (self._us(atna.SOURCE, True), peer),
+            self._objects(about, sent),
+            outcome=Outcome.SUCCESS if is_done else Outcome.MINOR_FAILURE,
+            failure="" if is_done else str(event.detail["reason"] or outcome),
+        )
+
+    def _objects(self, about: About, instances: dict[str, int]) -> tuple[Object, ...]:
+        study = Object(about.study_uid, atna.STUDY_UID, "2", "3", instances=instances)
+        return study, Object(self._patient(about), atna.PATIENT_NUMBER, "1", "1")
+
+    def _patient(self, about: About) -> str:
+        """The patient as `atna.patient` wants it told."""
+        how = self._settings.atna.patient
+        if how == "none":
+            return "not disclosed"
+        number = self._patient_id(about)
+        if how == "id" or number == "unknown":
+            return number
+        digest = hmac.new(self._key(), number.encode(), hashlib.sha256)
+        return f"pseudonym-{digest.hexdigest()[:32]}"
+
+    def _patient_id(self, about: About) -> str:
+        try:
+            path = self._archive.resolve(about.header_path)
+            ds = dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
+            return str(ds.get("PatientID") or "") or "unknown"
+        except Exception:
+            # Deleted by retention, or a text that cannot be decoded: the study still tells.
+            return "unknown"
+
+    def _key(self) -> bytes:
+        """This site's key, made once: without it a digest of a patient's number is guessed."""
+        path = self._settings.node.data_folder / "atna.key"
+        if not path.exists():
+            _write_once(path, secrets.token_bytes(_KEY_BYTES))
+        return path.read_bytes()
+
+
+def _write_once(path: Path, content: bytes) -> None:
+    """Write a secret as a whole, or leave the one that somebody else was faster to write."""
+    temporary = path.with_suffix(f".{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()

@@ -1,0 +1,307 @@
+"""Audit messages: what the standard says, what no one may read, and none is lost on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lxml import etree
+
+from config.settings import Settings
+from node.archive import Archive
+from node.atna.spool import NAME, Sender, Spool
+from node.atna.syslog import Undelivered
+from node.audit import Kind
+from node.errors import Refuse
+from node.ledger import Ledger
+from node.ledger.entries import Destination, Output, Packaged
+from node.parts import open_parts
+from node.states import SeriesState
+from tests.node import journeys
+from tests.node.certificates import Authority, Pair
+from tests.node.journeys import SERIES_UID, STUDY_UID, put_ct_on_record
+from tests.node.syslog_servers import Listener, rsyslog
+from tests.peers import LOOPBACK, wait_until
+
+SCHEMA = etree.RelaxNG(etree.parse(str(Path(__file__).with_name("atna.rng"))))
+PATIENT_ID = "PHI-7"
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="module")
+def ours(ca: Authority) -> Pair:
+    return ca.issue("pseudomri")
+
+
+@pytest.fixture(scope="module")
+def theirs(ca: Authority) -> Pair:
+    return ca.issue("audit")
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[tuple[Settings, Ledger, Archive]]:
+    """A node with a day on record: a role, a stranger, a series, its synthesis, two attempts."""
+    settings = journeys.settings_for(tmp_path / "node", [])
+    journeys.prepare_node(settings)
+    ledger, archive = open_parts(settings, "tests")
+    ledger.outbox.note(Kind.APPLICATION_STARTED, "work", "work", {})
+    ledger.receiving.refuse_association("STRANGER", "PSEUDOMRI", "192.0.2.9", "no <certificate>")
+    put_ct_on_record(ledger, archive)
+    for incoming in ledger.series.incoming():
+        ledger.series.complete(incoming, "test", "completion")
+    ledger.series.decide(SERIES_UID, 1, SeriesState.SELECTED, "c", "r", {}, "selection")
+    new = journeys.new_synthesis(ledger)
+    ledger.syntheses.create(new, "selection")
+    ledger.syntheses.start(new.job_id, 1, "work")
+    output = Output("2.25.9", "2.25.8", "T2", 0, "0" * 64, "1" * 64, "outputs/x/y.dcm")
+    ledger.syntheses.package(new.job_id, Packaged([output], {}, "cpu", {}, {}, ()), "work")
+    pacs = Destination("pacs", "PACS", "pacs.example.org", 104)
+    (waiting,) = ledger.deliveries.begin(new.job_id, [pacs], "work")
+    for status in (0xA700, 0x0000):
+        attempt = ledger.deliveries.begin_attempt(waiting.id)
+        assert attempt is not None
+        ledger.deliveries.answer(attempt, output.sop_instance_uid, status)
+        if status:
+            ledger.deliveries.postpone(attempt, "no room", "work")
+        else:
+            ledger.deliveries.delivered(attempt, "work")
+    ledger.outbox.note(Kind.APPLICATION_STOPPED, "work", "work", {})
+    yield settings, ledger, archive
+    ledger.close()
+
+
+def with_server(settings: Settings, port: int, tls: dict[str, Any], **changes: Any) -> Settings:
+    atna = settings.atna.model_copy(
+        update={"host": LOOPBACK, "port": port, "timeout_s": 10.0, "poll_s": 0.05, **changes}
+    )
+    section = type(settings.tls).model_validate(settings.tls.model_dump() | tls)
+    return settings.model_copy(update={"atna": atna, "tls": section})
+
+
+def server_context(ca: Authority, pair: Pair) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.certificate, pair.key)
+    context.load_verify_locations(ca.file)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def xml_of(message: bytes) -> Any:
+    """The document of a syslog message."""
+    head, _, xml = message.partition(b"\xef\xbb\xbf")
+    assert head.startswith(b"<85>1 ")
+    assert b" pseudomri " in head
+    assert b" DICOM+RFC3881 [meta sequenceId=" in head
+    return etree.fromstring(xml)
+
+
+def codes(message: bytes) -> tuple[str, ...]:
+    """Event, type, action and outcome."""
+    event = xml_of(message).find("EventIdentification")
+    kind = event.find("EventTypeCode")
+    return (
+        event.find("EventID").get("csd-code"),
+        "" if kind is None else kind.get("csd-code"),
+        event.get("EventActionCode"),
+        event.get("EventOutcomeIndicator"),
+    )
+
+
+THE_DAY = [
+    ("110100", "110120", "E", "0"),
+    ("110113", "110126", "E", "4"),
+    ("110104", "", "C", "0"),
+    ("110103", "", "C", "0"),
+    ("110104", "", "R", "4"),
+    ("110104", "", "R", "0"),
+    ("110100", "110121", "E", "0"),
+]
+
+
+def test_every_message_is_valid_and_in_order(
+    node: tuple[Settings, Ledger, Archive], ca: Authority, ours: Pair, theirs: Pair
+) -> None:
+    settings, ledger, archive = node
+    server = Listener(server_context(ca, theirs))
+    spool = Spool(with_server(settings, server.port, ca.settings(ours)), ledger, archive)
+    assert spool.run_once() == len(list(ledger.reports.events()))
+    assert spool.run_once() == 0
+    wait_until(lambda: server.batches, 10)
+    assert [codes(one) for one in server.messages()] == THE_DAY
+    for message in server.messages():
+        SCHEMA.assertValid(xml_of(message))
+    received = xml_of(server.messages()[2])
+    ids = [
+        one.get("ParticipantObjectID") for one in received.iter("ParticipantObjectIdentification")
+    ]
+    assert ids[0] == STUDY_UID
+    assert ids[1].startswith("pseudonym-")
+    assert received.find(".//SOPClass").get("NumberOfInstances") == str(journeys.SLICES)
+    assert [one.get("AlternativeUserID") for one in received.iter("ActiveParticipant")] == [
+        "AETITLES=CT1",
+        "AETITLES=PSEUDOMRI",
+    ]
+    server.close()
+
+
+def test_the_schema_of_the_test_refuses_what_is_wrong(
+    node: tuple[Settings, Ledger, Archive],
+) -> None:
+    settings, ledger, archive = node
+    telling = Spool(settings, ledger, archive)._telling
+    (xml,) = [telling.tell(e) for e in ledger.reports.events() if e.kind == Kind.SERIES_COMPLETED]
+    assert xml is not None
+    SCHEMA.assertValid(etree.fromstring(xml))
+    for right, wrong in (
+        (b'EventOutcomeIndicator="0"', b'EventOutcomeIndicator="1"'),
+        (b'csd-code="110104"', b'code="110104"'),
+        (b"<ParticipantObjectName />", b""),
+        (b'UserIsRequestor="true"', b'UserIsRequestor="yes"'),
+    ):
+        assert right in xml
+        assert not SCHEMA.validate(etree.fromstring(xml.replace(right, wrong)))
+
+
+@pytest.mark.parametrize(
+    ("patient", "is_named"), [("digest", False), ("none", False), ("id", True)]
+)
+def test_the_patient_is_named_only_where_the_site_says_so(
+    node: tuple[Settings, Ledger, Archive], patient: str, is_named: bool
+) -> None:
+    settings, ledger, archive = node
+    settings = with_server(settings, 1, {}, patient=patient)
+    lines = list(Spool(settings, ledger, archive)._lines(list(ledger.reports.events())))
+    assert (PATIENT_ID.encode() in b"".join(lines)) is is_named
+    # The same again, after a restart too: whoever reads can follow a patient, not name one.
+    assert [xml_of(a).findall(".//*[@ParticipantObjectID]")[-1].attrib for a in lines[2:4]] == [
+        xml_of(a).findall(".//*[@ParticipantObjectID]")[-1].attrib
+        for a in list(Spool(settings, ledger, archive)._lines(list(ledger.reports.events())))[2:4]
+    ]
+    key = settings.node.data_folder / "atna.key"
+    assert key.exists() is (patient == "digest")
+    if key.exists():
+        assert key.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("transport", ["tls", "tcp"])
+def test_what_a_server_did_not_read_is_sent_again(
+    node: tuple[Settings, Ledger, Archive],
+    ca: Authority,
+    ours: Pair,
+    theirs: Pair,
+    transport: str,
+) -> None:
+    settings, ledger, archive = node
+    context = server_context(ca, theirs) if transport == "tls" else None
+    server = Listener(context, broken=2)
+    settings = with_server(settings, server.port, ca.settings(ours), transport=transport)
+    spool = Spool(settings, ledger, archive)
+    for _ in range(2):
+        with pytest.raises(Undelivered):
+            spool.run_once()
+        assert ledger.outbox.position(NAME) == 0
+    spool.run_once()
+    wait_until(lambda: server.batches, 10)
+    assert [codes(one) for one in server.messages()] == THE_DAY
+    server.close()
+
+
+def test_a_sender_killed_before_it_noted_sends_again(
+    node: tuple[Settings, Ledger, Archive], ca: Authority, ours: Pair, theirs: Pair, tmp_path: Path
+) -> None:
+    """kill -9 while the server has the batch and has not confirmed it."""
+    settings, ledger, archive = node
+    server = Listener(server_context(ca, theirs))
+    server.may_close.clear()
+    settings = with_server(settings, server.port, ca.settings(ours))
+    config = tmp_path / "settings.json"
+    config.write_text(settings.model_dump_json(exclude_none=True))
+    program = (
+        "import json, sys; from config.settings import Settings; from node.parts import open_parts;"
+        " from node.atna.spool import Spool; s = Settings(**json.load(open(sys.argv[1])));"
+        " Spool(s, *open_parts(s, 'killed')).run_once()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(config)])
+    assert server.has_bytes.wait(60)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert ledger.outbox.position(NAME) == 0
+    server.may_close.set()
+    Spool(settings, ledger, archive).run_once()
+    wait_until(lambda: len(server.batches) == 2, 10)
+    assert [codes(one) for one in server.messages()[-len(THE_DAY) :]] == THE_DAY
+    server.close()
+
+
+def test_a_server_that_was_down_gets_all_when_it_is_back(
+    node: tuple[Settings, Ledger, Archive], ca: Authority, ours: Pair, theirs: Pair
+) -> None:
+    settings, ledger, archive = node
+    gone = Listener(None)
+    gone.close()
+    settings = with_server(settings, gone.port, ca.settings(ours))
+    with pytest.raises(Undelivered, match="is away"):
+        Spool(settings, ledger, archive).run_once()
+    server = Listener(server_context(ca, theirs))
+    sender = Sender(
+        Spool(with_server(settings, server.port, ca.settings(ours)), ledger, archive), 0.05
+    )
+    sender.start()
+    wait_until(lambda: len(server.messages()) == len(THE_DAY), 20)
+    ledger.receiving.refuse_association("LATE", "PSEUDOMRI", "192.0.2.9", "not among receive.peers")
+    wait_until(lambda: len(server.messages()) == len(THE_DAY) + 1, 20)
+    assert codes(server.messages()[-1])[0] == "110113"
+    sender.stop()
+    server.close()
+
+
+def test_a_server_of_another_authority_hears_nothing(
+    node: tuple[Settings, Ledger, Archive],
+    ca: Authority,
+    ours: Pair,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    settings, ledger, archive = node
+    other = Authority(tmp_path_factory.mktemp("other"), "Other CA")
+    server = Listener(server_context(other, other.issue("audit")))
+    settings = with_server(settings, server.port, ca.settings(ours))
+    with pytest.raises(Undelivered, match="another CA"):
+        Spool(settings, ledger, archive).run_once()
+    assert server.batches == []
+    without_files = with_server(settings, server.port, {"certificate_file": None})
+    with pytest.raises(Refuse, match=r"tls\.certificate_file"):
+        Spool(without_files, ledger, archive).run_once()
+    server.close()
+
+
+def test_rsyslog_receives_them_over_tls(
+    node: tuple[Settings, Ledger, Archive], ca: Authority, ours: Pair, theirs: Pair, tmp_path: Path
+) -> None:
+    settings, ledger, archive = node
+    with rsyslog(tmp_path / "rsyslog", ca, theirs) as (port, log):
+        spool = Spool(with_server(settings, port, ca.settings(ours)), ledger, archive)
+        spool.run_once()
+        assert ledger.outbox.position(NAME) == len(list(ledger.reports.events()))
+        wait_until(lambda: log.exists() and log.read_bytes().count(b"</AuditMessage>") == 7, 20)
+    assert [codes(one) for one in log.read_bytes().splitlines() if b"<85>" in one] == THE_DAY
+
+
+def test_the_settings_name_what_tls_needs() -> None:
+    from config.settings import load
+
+    fields = load().model_dump(mode="json", exclude_none=True)
+    fields["atna"]["host"] = "audit.example.org"
+    with pytest.raises(ValueError, match=r"atna\.transport needs tls\.certificate_file"):
+        Settings(**json.loads(json.dumps(fields)))
