@@ -101,7 +101,7 @@ class Health:
         limit_s = self._settings.web.role_silent_s
         down = [role for role, seconds in silent_s.items() if seconds > limit_s]
         # With PostgreSQL the other roles may run on other hosts.
-        expected = () if self._settings.node.database_url else ("receive", "work")
+        expected = () if self._settings.node.database_url else ("receive-0", "work")
         down += [role for role in expected if role not in silent_s]
         return Check(
             {"seconds_since_last_turn": silent_s},

@@ -82,7 +82,7 @@ def samples(pages: Pages) -> dict[tuple[str, ...], float]:
 
 @contextmanager
 def roles_running(folder: Path) -> Iterator[None]:
-    with hold(folder, "receive"), hold(folder, "work"):
+    with hold(folder, "receive-0"), hold(folder, "work"):
         yield
 
 
@@ -135,23 +135,23 @@ def test_a_node_that_is_well_says_so(tmp_path: Path) -> None:
         assert status == 200, page
         assert page["status"] == "ok"
         checks = page["checks"]
-        assert set(checks["roles"]["seconds_since_last_turn"]) == {"receive", "work"}
+        assert set(checks["roles"]["seconds_since_last_turn"]) == {"receive-0", "work"}
         assert checks["destinations"]["by_name"]["pacs"]["last_delivered_at"]
         assert checks["audit"]["head"] == list(ledger.reports.events())[-1].hash
 
 
 def test_a_role_that_does_not_turn_is_told(tmp_path: Path) -> None:
-    with served(tmp_path, role_silent_s=0.3) as (pages, _), hold(tmp_path, "receive"):
+    with served(tmp_path, role_silent_s=0.3) as (pages, _), hold(tmp_path, "receive-0"):
         with hold(tmp_path, "work") as beat:
             time.sleep(0.4)
             beat()
             status, page = health(pages)
             roles = page["checks"]["roles"]
             assert status == 503
-            assert roles["wrong"] == "no good turn within 0.3 s: receive"
+            assert roles["wrong"] == "no good turn within 0.3 s: receive-0"
             assert "pseudomri serve" in roles["what_to_do"]
-        assert set(beats(tmp_path)) == {"receive"}
-        assert "receive, work" in health(pages)[1]["checks"]["roles"]["wrong"]
+        assert set(beats(tmp_path)) == {"receive-0"}
+        assert "receive-0, work" in health(pages)[1]["checks"]["roles"]["wrong"]
 
 
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
