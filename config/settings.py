@@ -247,6 +247,8 @@ class RetrieveSettings(_Section):
     network_timeout_s: PositiveSeconds
     count_source: str
     count_timeout_s: PositiveSeconds
+    fetch_announced: bool
+    fetch_tries: Annotated[int, Field(ge=1)]
 
     @model_validator(mode="after")
     def _names_fit(self) -> RetrieveSettings:

@@ -41,6 +41,8 @@ RECEIVE_GRACE_S: Final = 8.0
 # A step of the model takes seconds, a synthesis minutes: what is not done then is taken up again.
 WORK_GRACE_S: Final = 8
 RECONCILE_S: Final = 30.0
+# How long an announced series waits to be fetched.
+FETCH_S: Final = 2.0
 # How long a delivered synthesis waits to be asked about; the cost is one indexed query.
 COMMIT_S: Final = 2.0
 # An hour of a database that is away fills no disk with messages.
@@ -221,7 +223,10 @@ def _receive(settings: Settings, place: Place, turns: Turns, on_ready: OnReady) 
 
 
 def _look_after_series(settings: Settings, ledger: Ledger, turns: Turns) -> None:
-    """Complete, select and dispatch what all acceptors took."""
+    """Complete, select and dispatch what all acceptors took, and fetch what was announced."""
+    from node.announced import AnnouncedSeries  # noqa: PLC0415  the other roles have no use for it
+    from node.fetching import PROCESS  # noqa: PLC0415
+
     model = model_identity(settings.synthesis.model_folder)
 
     def create(held: HeldSeries, selected: Selected) -> None:
@@ -240,6 +245,8 @@ def _look_after_series(settings: Settings, ledger: Ledger, turns: Turns) -> None
         dispatcher.run_once()
 
     try:
+        announced = AnnouncedSeries(settings, *open_parts(settings, PROCESS), utc_now)
+        turns.beside(announced.run_once, FETCH_S, "announced")
         turns.repeat(turn, settings.completion.poll_s)
     finally:
         dispatcher.close()

@@ -19,6 +19,8 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
+from node.announcement import NOTIFICATION_STATUSES
+from node.announcement import SOP_CLASS as NOTIFICATION
 from node.commitment import REPORT_STATUSES
 from node.commitment import SOP_CLASS as COMMITMENT
 from node.intake import STATUSES
@@ -47,6 +49,7 @@ def tables() -> dict[str, str]:
             [
                 *((UID(uid).name, uid, "SCP") for uid in (VERIFICATION, *STORAGE_CLASSES)),
                 (COMMITMENT.name, COMMITMENT, "SCU, reports only"),
+                (NOTIFICATION.name, NOTIFICATION, "SCP"),
             ],
         ),
         "transfer_syntaxes": _table(
@@ -76,6 +79,10 @@ def tables() -> dict[str, str]:
         ),
         "reports": _table(
             ("Status", "When"), [(f"0x{status:04X}", when) for status, when in REPORT_STATUSES]
+        ),
+        "notifications": _table(
+            ("Status", "When"),
+            [(f"0x{status:04X}", when) for status, when in NOTIFICATION_STATUSES],
         ),
         "commitment_states": _moves(COMMITMENT_MOVES),
         "delivery_states": _moves(DELIVERY_MOVES),

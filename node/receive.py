@@ -49,12 +49,13 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import ThreadedAssociationServer
 
 from config.settings import Settings
-from node import commitment, tls
+from node import announcement, commitment, tls
 from node.archive import Archive
 from node.clock import utc_now
 from node.errors import Retry, Stop
 from node.intake import Answer, Intake, Offer, Reception, Response, Sender, printable
 from node.ledger import Ledger
+from node.ledger.announcements import Announced
 from node.ledger.receiving import Ending
 from node.listener import Door, listen
 from node.streaming import StreamedDataSet
@@ -126,6 +127,8 @@ class Receiver:
         self._settings: Final = settings.receive
         self._receiving: Final = ledger.receiving
         self._commitments: Final = ledger.commitments
+        self._announcements: Final = ledger.announcements
+        self._fetches_announced: Final = settings.retrieve.fetch_announced
         self._archive: Final = archive
         self._intake: Final = Intake(settings, ledger, archive)
         self._process: Final = process
@@ -165,6 +168,7 @@ class Receiver:
             (evt.EVT_REJECTED, self._on_rejected),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_N_EVENT_REPORT, lambda event: commitment.respond(event, self._on_report)),
+            (evt.EVT_N_CREATE, lambda event: announcement.respond(event, self._on_announced)),
             (evt.EVT_RELEASED, self._on_released),
             (evt.EVT_ABORTED, self._on_aborted),
         ]
@@ -222,6 +226,7 @@ class Receiver:
         entity.maximum_pdu_size = self._settings.maximum_pdu_bytes
         entity.network_timeout = self._settings.network_timeout_s
         entity.acse_timeout = self._settings.network_timeout_s
+        entity.add_supported_context(announcement.SOP_CLASS, list(UNCOMPRESSED))
         entity.add_supported_context(VERIFICATION, list(UNCOMPRESSED))
         for storage_class in STORAGE_CLASSES:
             entity.add_supported_context(storage_class, list(TRANSFER_SYNTAXES))
@@ -283,6 +288,10 @@ class Receiver:
             report.transaction_uid, report.committed, report.failures, printable(ae_title, 16)
         )
         log.info("commitment reported", transaction=report.transaction_uid, state=str(state))
+
+    def _on_announced(self, announced: tuple[Announced, ...], ae_title: str) -> None:
+        """A PACS tells what it has."""
+        self._announcements.note(announced, printable(ae_title, 16), self._fetches_announced)
 
     def _is_allowed(self, sender: Sender) -> bool:
         return self._settings.allow_any_peer or any(

@@ -265,6 +265,25 @@ class OutboxRecord(Record):
     moved_at: Mapped[str] = mapped_column(Moment)
 
 
+class AnnouncementRecord(Record):
+    """A series that a PACS announced to be available, and whether it was fetched."""
+
+    __tablename__ = "announcement"
+
+    id: Mapped[int] = mapped_column(Counter, primary_key=True, autoincrement=True)
+    study_uid: Mapped[str] = mapped_column(Uid)
+    series_uid: Mapped[str] = mapped_column(Uid, index=True)
+    # From whom it can be fetched, and who said so.
+    retrieve_ae: Mapped[str] = mapped_column(String(16))
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    instances: Mapped[int] = mapped_column(Integer)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    tries: Mapped[int] = mapped_column(Integer)
+    reason: Mapped[str | None] = mapped_column(Text)
+    received_at: Mapped[str] = mapped_column(Moment)
+    due_at: Mapped[str] = mapped_column(Moment)
+
+
 class AuditEventRecord(Record):
     """One audit event; `hash` = sha256 over the previous hash and this event's canonical JSON."""
 

@@ -57,6 +57,15 @@ class CommitmentState(StrEnum):
     UNSENT = "unsent"
 
 
+class AnnouncementState(StrEnum):
+    """A series that a PACS said it has (PS3.4 annex R)."""
+
+    NOTED = "noted"
+    PENDING = "pending"
+    FETCHED = "fetched"
+    FAILED = "failed"
+
+
 SERIES_MOVES: Mapping[SeriesState, frozenset[SeriesState]] = {
     # A late slice leads back to receiving, as the next version.
     SeriesState.RECEIVING: frozenset({SeriesState.COMPLETE}),
@@ -135,4 +144,14 @@ COMMITMENT_MOVES: Mapping[CommitmentState, frozenset[CommitmentState]] = {
     # A report that comes late is as good as one in time.
     CommitmentState.UNANSWERED: frozenset({CommitmentState.COMMITTED, CommitmentState.REFUSED}),
     CommitmentState.UNSENT: frozenset({CommitmentState.COMMITTED, CommitmentState.REFUSED}),
+}
+
+ANNOUNCEMENT_MOVES: Mapping[AnnouncementState, frozenset[AnnouncementState]] = {
+    # Only put on record: the settings do not want it fetched.
+    AnnouncementState.NOTED: frozenset(),
+    AnnouncementState.PENDING: frozenset(
+        {AnnouncementState.PENDING, AnnouncementState.FETCHED, AnnouncementState.FAILED}
+    ),
+    AnnouncementState.FETCHED: frozenset(),
+    AnnouncementState.FAILED: frozenset(),
 }

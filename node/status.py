@@ -6,10 +6,12 @@ SUCCESS = 0x0000
 # PS3.7 annex C: the peer holds this UID already. Our UIDs follow from the content, so it holds this
 # very instance: an earlier attempt arrived and its answer was lost.
 DUPLICATE_SOP_INSTANCE = 0x0111
+INVALID_ATTRIBUTE_VALUE = 0x0106
 PROCESSING_FAILURE = 0x0110
 NO_SUCH_EVENT_TYPE = 0x0113
 INVALID_ARGUMENT_VALUE = 0x0115
 INVALID_OBJECT_INSTANCE = 0x0117
+MISSING_ATTRIBUTE = 0x0120
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 NOT_AUTHORIZED = 0x0124
 

@@ -1,9 +1,9 @@
 """The ledger: every database verb of the node, one noun per module.
 
 `database` (transactions, the audit chain's lock, moves), `schema` (versions), then in the order of
-the journey: `receiving`, `series`, `syntheses`, `deliveries`, `commitments`, `retention` (with
-`presence`: is a file still there?), and `reports` for those who only read. SQLAlchemy is imported
-here, in `node.records` and in `node.migrations`, nowhere else.
+the journey: `receiving`, `announcements`, `series`, `syntheses`, `deliveries`, `commitments`,
+`retention` (with `presence`: is a file still there?), and `reports` for those who only read.
+SQLAlchemy is imported here, in `node.records` and in `node.migrations`, nowhere else.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from node.clock import Clock
 from node.ledger import schema
+from node.ledger.announcements import Announcements
 from node.ledger.commitments import Commitments
 from node.ledger.database import Database, sqlite_url
 from node.ledger.deliveries import Deliveries
@@ -36,6 +37,7 @@ class Ledger:
     syntheses: Syntheses
     deliveries: Deliveries
     commitments: Commitments
+    announcements: Announcements
     reports: Reports
     figures: Figures
     retention: Retention
@@ -69,6 +71,7 @@ def open_ledger(url: str, clock: Clock) -> Ledger:
         syntheses=Syntheses(database),
         deliveries=(deliveries := Deliveries(database)),
         commitments=Commitments(database, deliveries),
+        announcements=Announcements(database),
         reports=Reports(database),
         figures=Figures(database),
         retention=Retention(database),

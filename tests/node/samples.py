@@ -52,7 +52,7 @@ def settings_for(folder: Path, **sections: dict[str, Any]) -> Settings:
     receive = {"allow_any_peer": True, "minimum_free_bytes": 0, "network_timeout_s": 20.0}
     changes = {"node": node, "receive": receive}
     updated = {}
-    for name in ("node", "tls", "receive", "completion", "selection"):
+    for name in ("node", "tls", "receive", "completion", "selection", "retrieve"):
         section = getattr(defaults, name)
         fields = changes.get(name, {}) | sections.get(name, {})
         updated[name] = type(section).model_validate(section.model_dump() | fields)

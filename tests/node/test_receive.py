@@ -56,11 +56,16 @@ class Station:
     """A receiver on a free port, with its ledger and archive."""
 
     def __init__(
-        self, folder: Path, security: Mapping[str, Any] | None = None, **receive: Any
+        self,
+        folder: Path,
+        security: Mapping[str, Any] | None = None,
+        is_fetching: bool = False,
+        **receive: Any,
     ) -> None:
         self.ledger: Ledger = new_ledger(folder, utc_now)
         self.archive = new_archive(folder)
-        settings = settings_for(folder, receive=receive, tls=dict(security or {}))
+        sections = {"receive": receive, "tls": dict(security or {})}
+        settings = settings_for(folder, **sections, retrieve={"fetch_announced": is_fetching})
         self.receiver = Receiver(settings, self.ledger, self.archive)
         self.receiver.start()
         self.port = self.receiver.port
