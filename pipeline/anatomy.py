@@ -14,8 +14,9 @@ import numpy as np
 from scipy import ndimage
 
 from pipeline.canal import (
+    BONE_HU,
+    POROUS_BONE_HU,
     RING_RAYS,
-    SEARCH_SPACING_MM,
     center_on_ring,
     find_path,
     ring_radii,
@@ -201,9 +202,13 @@ def _check_hu_scale(search: Volume, measured: dict[str, float]) -> None:
 
 
 def _canal(search: Volume, measured: dict[str, float]) -> SpinalCurve:
-    path = find_path(search)
-    length_mm = 0.0 if path is None else (len(path.point_mm) - 1) * SEARCH_SPACING_MM
-    measured["canal_height_mm"] = length_mm
+    path, bone_hu = find_path(search), BONE_HU
+    if path is None or path.height_mm < SHORTEST_BELOW_SKULL_MM:
+        porous = find_path(search, POROUS_BONE_HU)
+        if porous is not None and (path is None or porous.height_mm > path.height_mm):
+            path, bone_hu = porous, POROUS_BONE_HU
+    length_mm = 0.0 if path is None else path.height_mm
+    measured["canal_height_mm"], measured["bone_hu"] = length_mm, bone_hu
     if path is None or length_mm < SHORTEST_CANAL_MM:
         raise Declined(
             "canal.short" if path is not None else "canal.absent",
@@ -212,7 +217,7 @@ def _canal(search: Volume, measured: dict[str, float]) -> SpinalCurve:
             remedy="Send a CT that covers the cervical spine.",
         )
     measured["canal_score"] = path.mean_score
-    curve = center_on_ring(search, path)
+    curve = center_on_ring(search, path, bone_hu)
     measured["canal_mm"] = float(curve.arc_mm[-1])
     return curve
 
@@ -220,7 +225,7 @@ def _canal(search: Volume, measured: dict[str, float]) -> SpinalCurve:
 def _check_ring(search: Volume, curve: SpinalCurve, measured: dict[str, float]) -> None:
     """Median bony diameters of the canal below the atlas."""
     # The atlas is wider than any canal below it, the thoracic canal narrower.
-    radii = ring_radii(search, curve.between(20.0, 110.0))
+    radii = ring_radii(search, curve.between(20.0, 110.0), bone_hu=measured["bone_hu"])
     quarter = RING_RAYS // 4
 
     def wall(ray: int) -> Float64:
@@ -247,7 +252,7 @@ def _cranial_opening(
     search: Volume, curve: SpinalCurve, measured: dict[str, float]
 ) -> float | None:
     """Arc length of the foramen magnum; refuses a skull at the wrong end."""
-    opening = find_cranial_opening(search, curve)
+    opening = find_cranial_opening(search, curve, measured["bone_hu"])
     if opening is not None:
         measured["foramen_magnum_mm"] = opening.arc_mm
         measured["cranial_cavity_mm"] = opening.cavity_mm
@@ -347,7 +352,7 @@ def _upper_anchor(
     spine: StraightSpine, wall_mm: Float64, cranial_mm: float | None, measured: dict[str, float]
 ) -> tuple[Anchor, str]:
     """Where C2/3 is expected, and from what."""
-    dens_mm = find_dens(spine, wall_mm, cranial_mm)
+    dens_mm = find_dens(spine, wall_mm, cranial_mm, measured["bone_hu"])
     if dens_mm is not None:
         measured["dens_mm"] = dens_mm
     from_dens = None if dens_mm is None else dens_mm + DENS_TO_C23_MM[0]
@@ -387,7 +392,7 @@ def _coverage(
 def _lower_anchor(spine: StraightSpine, upper: Anchor, measured: dict[str, float]) -> Anchor | None:
     # C7/T1 lies 55 to 108 mm below C2/3, which may lie 10 mm lower than it is expected.
     between = (upper.arc_mm + CERVICAL_MM[0], upper.arc_mm + CERVICAL_MM[1] + 15)
-    rib_mm = find_first_ribs(spine, between)
+    rib_mm = find_first_ribs(spine, between, measured["bone_hu"])
     if rib_mm is None:
         return None
     measured["first_rib_mm"] = rib_mm

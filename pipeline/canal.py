@@ -21,6 +21,9 @@ from pipeline.sampling import sample, upright
 SEARCH_SPACING_MM = 1.5
 # Cancellous bone starts near here; contrast in vessels stays mostly above it but is not a ring.
 BONE_HU = 220.0
+# Of the old, thin walls on thick slices stay under that. Tried second: between the two lie contrast
+# in veins and noise, which make rings that are none.
+POROUS_BONE_HU = 160.0
 AIR_HU = -250.0
 # Cord, cerebrospinal fluid and epidural fat, smoothed.
 SOFT_HU = (-40.0, 150.0)
@@ -84,6 +87,11 @@ class CanalPath:
     point_mm: Float64
     mean_score: float
 
+    @property
+    def height_mm(self) -> float:
+        """From its lowest slice to its highest."""
+        return (len(self.point_mm) - 1) * SEARCH_SPACING_MM
+
 
 def search_volume(ct: Volume) -> Volume:
     """The CT on the upright grid of the search, smoothed against noise."""
@@ -92,13 +100,14 @@ def search_volume(ct: Volume) -> Volume:
     return Volume(values, coarse.grid, ct.frame_of_reference_uid)
 
 
-def find_path(search: Volume) -> CanalPath | None:
+def find_path(search: Volume, bone_hu: float = BONE_HU) -> CanalPath | None:
     """The best canal-like column of an upright volume; `None` when nothing scores at all.
 
     Args:
         search: From `search_volume`.
+        bone_hu: What counts as bone.
     """
-    score = _score(search.values, search.grid.spacing_mm[1])
+    score = _score(search.values, search.grid.spacing_mm[1], bone_hu)
     hits = np.nonzero(score)
     if hits[0].size == 0:
         return None
@@ -108,7 +117,7 @@ def find_path(search: Volume) -> CanalPath | None:
         slice(start, int(axis.max()) + 1 + margin) for start, axis in zip(low, hits, strict=True)
     )
     gain = np.where(score > 0, score - np.float32(NEUTRAL_SCORE), np.float32(-OFF_PATH_COST))
-    gain[search.values > BONE_HU] = -BONE_COST
+    gain[search.values > bone_hu] = -BONE_COST
     has_metal = search.values.max(axis=(1, 2)) > METAL_HU
     gain[has_metal] = np.maximum(gain[has_metal], np.float32(-METAL_SLICE_COST))
     path = _best_column(gain[box])
@@ -117,17 +126,17 @@ def find_path(search: Volume) -> CanalPath | None:
     return CanalPath(search.grid.to_mm(index[::-1].astype(np.float64)), mean_score)
 
 
-def center_on_ring(search: Volume, path: CanalPath) -> SpinalCurve:
-    """The path smoothed and moved to the middle of the bony ring, at 1 mm steps.
+def center_on_ring(search: Volume, path: CanalPath, bone_hu: float = BONE_HU) -> SpinalCurve:
+    """The path smoothed and moved to the middle of the ring of bone, at 1 mm steps.
 
     Arc length 0 is where the path begins. The atlas and C2 are too open for the path's score, but
     not for centering, so the curve begins `EXTENSION_MM` above, at a negative arc length; whether
     that is canal, skull or nothing is for the landmarks to say.
     """
-    points = _grown_up(search, smooth(path.point_mm, 3.0))
+    points = _grown_up(search, smooth(path.point_mm, 3.0), bone_hu)
     for _ in range(2):  # the second pass sees the ring in the planes of the first
         curve = SpinalCurve.through(points, 1.0)
-        front_mm, right_mm = _ring_centers(ring_radii(search, curve))
+        front_mm, right_mm = _ring_centers(ring_radii(search, curve, bone_hu=bone_hu))
         # The median bridges the gaps between laminae, the Gaussian the step between vertebrae.
         offsets = [
             smooth(ndimage.median_filter(offset, 11, mode="nearest"), 6.0)
@@ -137,7 +146,7 @@ def center_on_ring(search: Volume, path: CanalPath) -> SpinalCurve:
     return SpinalCurve.through(points, 1.0, -EXTENSION_MM)
 
 
-def _grown_up(search: Volume, point_mm: Float64) -> Float64:
+def _grown_up(search: Volume, point_mm: Float64, bone_hu: float) -> Float64:
     """Points with `EXTENSION_MM` more above them, ``(n, 3)``, each piece centered in its turn.
 
     A lordotic canal leans forward where its path begins and stands upright at the dens: straight on
@@ -148,7 +157,8 @@ def _grown_up(search: Volume, point_mm: Float64) -> Float64:
         # With a vertebra's height of the canal below, so that the ring is seen whole.
         top = SpinalCurve.through(points[: GROWTH_MM + BRIDGE_MM], 1.0)
         front_mm, right_mm = (
-            smooth(offset, 4.0) for offset in _ring_centers(ring_radii(search, top))
+            smooth(offset, 4.0)
+            for offset in _ring_centers(ring_radii(search, top, bone_hu=bone_hu))
         )
         moves = np.clip(1 - top.arc_mm / (2 * GROWTH_MM), 0, 1)
         point_mm = np.concatenate(
@@ -195,9 +205,9 @@ def ring_profiles(volume: Volume, curve: SpinalCurve, reach_mm: float) -> Float3
     return sample(volume, points)
 
 
-def _score(values: Float32, spacing_mm: float) -> Float32:
+def _score(values: Float32, spacing_mm: float, bone_hu: float) -> Float32:
     """How much each voxel looks like the middle of a bony ring in its axial plane, 0 to 1."""
-    bone, air = values > BONE_HU, values < AIR_HU
+    bone, air = values > bone_hu, values < AIR_HU
     soft = (values > SOFT_HU[0]) & (values < SOFT_HU[1])
     reach = round(RAY_MM / spacing_mm)
     candidates = np.nonzero(soft & _has_bone_both_sides(bone, reach))

@@ -31,6 +31,9 @@ C2_ABOVE_DISC_MM = 8.0
 METAL_REACH_MM = 30.0
 CANAL_SPREAD_HU = 100.0
 CANAL_CORE_MM = 4.0
+# C2 has a quarter more than the others; a wall missed through porous bone gives a half, or twice.
+OUTLIER_SHARES = (0.6, 1.5)
+FEWEST_TO_COMPARE = 3
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,19 @@ def measure_widths(
             withheld[vertebra] = reason or "no continuous wall"
         else:
             ap_mm[vertebra] = width
+    _withhold_outliers(ap_mm, withheld)
     return CanalWidths(MappingProxyType(ap_mm), MappingProxyType(withheld))
+
+
+def _withhold_outliers(ap_mm: dict[str, float], withheld: dict[str, str]) -> None:
+    """Behind the middle of a body even a narrow canal is about as wide as behind the next."""
+    if len(ap_mm) < FEWEST_TO_COMPARE:
+        return
+    usual = float(np.median(list(ap_mm.values())))
+    for vertebra, width in list(ap_mm.items()):
+        if not OUTLIER_SHARES[0] <= width / usual <= OUTLIER_SHARES[1]:
+            withheld[vertebra] = f"{width:.1f} mm, the others {usual:.1f} mm: look at the CT"
+            del ap_mm[vertebra]
 
 
 def mid_vertebrae(levels: Sequence[Level]) -> dict[str, float]:

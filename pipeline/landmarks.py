@@ -48,18 +48,21 @@ class CranialOpening:
     cavity_mm: float
 
 
-def find_cranial_opening(search: Volume, curve: SpinalCurve) -> CranialOpening | None:
+def find_cranial_opening(
+    search: Volume, curve: SpinalCurve, bone_hu: float = BONE_HU
+) -> CranialOpening | None:
     """The foramen magnum: the lowest height from which the rings stay wide and closed.
 
     Args:
         search: From `pipeline.canal.search_volume`.
         curve: Cranial to caudal at 1 mm; it is continued straight up for `LOOK_UP_MM`.
+        bone_hu: What counts as bone.
     """
     beginning = curve.between(-np.inf, LOOK_DOWN_MM)
     start_mm = float(curve.arc_mm[0]) - LOOK_UP_MM
     upper = SpinalCurve.through(beginning.extended_up(LOOK_UP_MM), 1.0, start_mm)
     profiles = ring_profiles(search, upper, CRANIAL_RAY_MM)
-    is_bone, is_air = profiles > BONE_HU, profiles < AIR_HU
+    is_bone, is_air = profiles > bone_hu, profiles < AIR_HU
     never = profiles.shape[2]
     bone_at = np.where(is_bone.any(axis=2), is_bone.argmax(axis=2), never)
     air_at = np.where(is_air.any(axis=2), is_air.argmax(axis=2), never)
@@ -75,7 +78,12 @@ def find_cranial_opening(search: Volume, curve: SpinalCurve) -> CranialOpening |
     return None
 
 
-def find_dens(spine: StraightSpine, wall_mm: Float64, cranial_mm: float | None) -> float | None:
+def find_dens(
+    spine: StraightSpine,
+    wall_mm: Float64,
+    cranial_mm: float | None,
+    bone_hu: float = BONE_HU,
+) -> float | None:
     """Arc length of the tip of the dens: the first bone in front of the canal below the skull.
 
     There must be tissue without bone right above it: bone at the very edge of the CT, or bone that
@@ -85,13 +93,14 @@ def find_dens(spine: StraightSpine, wall_mm: Float64, cranial_mm: float | None) 
         spine: Straightened, beginning above the canal.
         wall_mm: ``(n,)`` distance of the canal's front wall.
         cranial_mm: Arc length of the foramen magnum if known; the clivus lies above it.
+        bone_hu: What counts as bone.
     """
     step_mm = float(spine.arc_mm[1] - spine.arc_mm[0])
     near = np.abs(spine.right_mm) <= 3.1
     depth = spine.front_mm[None, :] - wall_mm[:, None]
     in_front = (depth >= 3.5) & (depth <= 10.5)
     hu = spine.values[:, :, near].mean(axis=2)
-    share = ((hu > BONE_HU) & in_front).sum(axis=1) / in_front.sum(axis=1)
+    share = ((hu > bone_hu) & in_front).sum(axis=1) / in_front.sum(axis=1)
     share = ndimage.gaussian_filter1d(share.astype(np.float64), 1.0 / step_mm)
     is_free = (share < 0.4) & (np.where(in_front, hu, np.inf).min(axis=1) > -900)
     is_reached = spine.arc_mm <= DENS_BELOW_MM
@@ -109,12 +118,15 @@ def find_dens(spine: StraightSpine, wall_mm: Float64, cranial_mm: float | None) 
     return None
 
 
-def find_first_ribs(spine: StraightSpine, between_mm: tuple[float, float]) -> float | None:
+def find_first_ribs(
+    spine: StraightSpine, between_mm: tuple[float, float], bone_hu: float = BONE_HU
+) -> float | None:
     """Arc length of the most cranial bilateral rib within a range of heights.
 
     Args:
         spine: Straightened.
         between_mm: Arc lengths to look between.
+        bone_hu: What counts as bone.
     """
     step_mm = float(spine.arc_mm[1] - spine.arc_mm[0])
     is_front = (spine.front_mm >= RIB_FRONT_MM[0]) & (spine.front_mm <= RIB_FRONT_MM[1])
@@ -123,7 +135,7 @@ def find_first_ribs(spine: StraightSpine, between_mm: tuple[float, float]) -> fl
         lateral = sign * spine.right_mm
         is_side = (lateral >= RIB_LATERAL_MM[0]) & (lateral <= RIB_LATERAL_MM[1])
         window = spine.values[:, is_front][:, :, is_side]
-        sides.append((window > BONE_HU - 20).mean(axis=(1, 2)))
+        sides.append((window > bone_hu - 20).mean(axis=(1, 2)))
     both = ndimage.gaussian_filter1d(np.minimum(*sides).astype(np.float64), 2.0 / step_mm)
     peaks, _ = signal.find_peaks(both, prominence=RIB_PROMINENCE)
     inside = [p for p in peaks if between_mm[0] < spine.arc_mm[p] < between_mm[1]]
