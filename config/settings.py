@@ -51,6 +51,7 @@ class NodeSettings(_Section):
     port: Port
     data_folder: Path
     database_url: str
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{0,32}$")]
 
 
 class Peer(_Section):
@@ -181,6 +182,19 @@ class WebDestination(_Section):
         return self
 
 
+class WorkSettings(_Section):
+    """How workers know of each other."""
+
+    beat_s: PositiveSeconds
+    silent_s: PositiveSeconds
+
+    @model_validator(mode="after")
+    def _several_beats(self) -> WorkSettings:
+        if self.silent_s < 4 * self.beat_s:
+            raise ValueError("silent_s must be at least 4 beat_s: a beat may be late")
+        return self
+
+
 class DeliverySettings(_Section):
     """Where results go and how stubbornly."""
 
@@ -297,6 +311,7 @@ class Settings(BaseSettings):
     completion: CompletionSettings
     selection: SelectionSettings
     synthesis: SynthesisSettings
+    work: WorkSettings
     delivery: DeliverySettings
     retrieve: RetrieveSettings
     web: WebSettings

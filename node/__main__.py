@@ -28,8 +28,10 @@ app = typer.Typer(
 )
 audit_app = typer.Typer(help="Who did what to which object, and is the record whole?")
 bench_app = typer.Typer(help="How long does it take?")
+database_app = typer.Typer(help="The ledger in another database.")
 app.add_typer(audit_app, name="audit")
 app.add_typer(bench_app, name="bench")
+app.add_typer(database_app, name="database")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML laid over config/default.toml.")
@@ -283,6 +285,42 @@ def retry(
     from node.commands import asking
 
     asking.retry(config, job, as_json)
+
+
+@app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="Made when missing; replaces a backup in it.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy ledger and archive into a folder, while the node runs."""
+    from node.commands import keeping
+
+    keeping.backup(config, folder, as_json)
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="That `backup` wrote.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a backup into the empty data folder and database of the settings."""
+    from node.commands import keeping
+
+    keeping.restore(config, folder, as_json)
+
+
+@database_app.command("copy")
+def database_copy(
+    url: Annotated[str, typer.Argument(help="postgresql://USER@HOST/NAME, an empty database.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy the SQLite ledger of a stopped node to PostgreSQL, and verify the copy."""
+    from node.commands import keeping
+
+    keeping.copy_database(config, url, as_json)
 
 
 @app.command()

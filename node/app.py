@@ -7,7 +7,6 @@ is broken. They meet in the data folder: ledger, archive, workflow engine.
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -26,13 +25,13 @@ from node.clock import utc_now
 from node.completion import CompletionLoop
 from node.counting import archive_count
 from node.engine import Dispatcher, engine_url, prepare_engine
-from node.errors import Retry, Stop
+from node.errors import Fenced, Retry, Stop
 from node.ledger import Ledger, migrate
 from node.ledger.entries import NewSynthesis
 from node.ledger.series import HeldSeries
 from node.lock import hold
 from node.model_folder import ModelIdentity, model_identity
-from node.parts import ledger_url, open_parts
+from node.parts import ledger_url, open_parts, process_name
 from node.selection import Selected, Selector
 from pipeline.provenance import job_id, seed_of, synthesis_parameters
 
@@ -111,7 +110,7 @@ def run_role(place: Place, settings: Settings, stop: threading.Event, on_ready: 
     """
     logs.configure(settings.logging, place.name)
     prepare(settings)
-    name = _lock_name(place.name, settings)
+    name = process_name(settings, place.name)
     with hold(settings.node.data_folder, name) as beat, _on_record(name, settings):
         turns = Turns(stop, beat)
         if place.role is Role.RECEIVE:
@@ -157,6 +156,10 @@ class Turns:
     def __init__(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         self._stop: Final = stop
         self._beat: Final = beat
+
+    def stop(self) -> None:
+        """End the loop, from another thread."""
+        self._stop.set()
 
     def repeat(self, turn: Callable[[], object], pause_s: float) -> None:
         """Take a turn, rest; trouble makes for a longer rest, not for an end."""
@@ -208,8 +211,9 @@ def _on_record(name: str, settings: Settings) -> Iterator[None]:
 def _receive(settings: Settings, place: Place, turns: Turns, on_ready: OnReady) -> None:
     from node.receive import Receiver  # noqa: PLC0415  the other role has no use for it
 
-    ledger, archive = open_parts(settings, place.name)
-    receiver = Receiver(settings, ledger, archive, place.name, place.port)
+    name = process_name(settings, place.name)
+    ledger, archive = open_parts(settings, name)
+    receiver = Receiver(settings, ledger, archive, name, place.port)
     receiver.start()
     try:
         on_ready(f"port={receiver.port} ae={settings.node.ae_title}")
@@ -259,17 +263,28 @@ def _work(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
     from node.retention import Keeper  # noqa: PLC0415
     from node.workflow import Worker  # noqa: PLC0415
 
-    ledger, archive = open_parts(settings, "work")
+    ledger, archive = open_parts(settings, process_name(settings, "work"))
     archive.sweep()
     model = load(settings.synthesis)
     worker = Worker(settings, ledger, archive, real_stages(model), utc_now)
     reconciler = Reconciler(ledger, engine_url(settings), worker.actor)
-    worker.launch()
-    turns.beside(worker.committer().run_once, COMMIT_S, "commitment")
+    fenced = threading.Event()
+
+    def on_fenced() -> None:
+        fenced.set()
+        turns.stop()
+
+    worker.launch(on_fenced)
+    committer = worker.committer()
+    turns.beside(worker.if_eldest(committer.run_once), COMMIT_S, "commitment")
     on_ready(f"device={model.device} model={model.digest[:12]}")
     keeper = Keeper(settings, ledger, archive)
-    turns.beside(lambda: keeper.run_once(utc_now()), settings.retention.poll_s, "retention")
-    turns.repeat(reconciler.run_once, RECONCILE_S)
+    keep = worker.if_eldest(lambda: keeper.run_once(utc_now()))
+    turns.beside(keep, settings.retention.poll_s, "retention")
+    turns.repeat(worker.if_eldest(reconciler.run_once), RECONCILE_S)
+    if fenced.is_set():
+        # Whoever ended this life has the work; a process that waits for its own might still send.
+        raise Fenced("this worker was declared dead while it stood still; start it again")
     reconciler.close()
     # What computes longer than this is left to the next start. Its threads cannot be stopped:
     # whoever runs this role ends the process.
@@ -293,9 +308,3 @@ def _web(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
         pages.stop()
         sender.stop()
         ledger.close()
-
-
-def _lock_name(name: str, settings: Settings) -> str:
-    # With PostgreSQL and a shared folder there is one of each on every host.
-    host = f"@{os.uname().nodename}" if settings.node.database_url else ""
-    return f"{name}{host}"

@@ -62,6 +62,13 @@ class Kind(StrEnum):
     COMMITMENT_COMMITTED = "commitment.committed"
     COMMITMENT_REFUSED = "commitment.refused"
     COMMITMENT_UNANSWERED = "commitment.unanswered"
+    NODE_BACKED_UP = "node.backed_up"
+    NODE_RESTORED = "node.restored"
+    NODE_MOVED = "node.moved"
+    WORKER_STARTED = "worker.started"
+    WORKER_ENDED = "worker.ended"
+    WORKER_PRESUMED_DEAD = "worker.presumed_dead"
+    WORKER_RECOVERED = "worker.recovered"
 
 
 @dataclass(frozen=True)

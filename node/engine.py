@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,8 +21,9 @@ from node.ledger.entries import Dispatch
 from node.ledger.syntheses import Syntheses
 
 APPLICATION: Final = "pseudomri"
-# Pinned: work is recovered only by the version that began it. Count it up when the order or the
-# meaning of the workflows' steps changes, not with every release.
+# Pinned: the engine resumes work only under the version that began it. Count it up when the order
+# or the meaning of the workflows' steps changes, not with every release; their arguments stay
+# readable for ever. What is in flight then begins again (`adopt_older`).
 WORKFLOW_VERSION: Final = "1"
 SYNTHESIS_QUEUE: Final = "synthesis"
 DELIVERY_QUEUE: Final = "delivery"
@@ -31,7 +32,8 @@ DELIVERY_WORKFLOW: Final = "delivery"
 # One model, one accelerator: two syntheses at a time would only share it.
 SYNTHESES_AT_A_TIME: Final = 1
 DELIVERIES_AT_A_TIME: Final = 8
-# One association to a destination at a time, so that a slow PACS gets no crowd of them.
+# One association of each worker to a destination at a time: a slow PACS gets no crowd of them, and
+# one worker that died in a delivery does not hold up the others'.
 ASSOCIATIONS_PER_DESTINATION: Final = 1
 # How long a queued run waits to be seen; the cost is one indexed query.
 POLL_S: Final = 0.25
@@ -40,7 +42,8 @@ LEDGER_TRIES: Final = 6
 
 
 def engine_url(settings: Settings) -> str:
-    """Where the engine keeps its state: beside the ledger's file, or in its PostgreSQL."""
+    """Where the engine keeps its state: beside the ledger's file, or in its PostgreSQL, there in
+    the schema `dbos`, so that the names of tables never meet."""
     if settings.node.database_url:
         return settings.node.database_url
     return f"sqlite:///{settings.node.data_folder.absolute() / 'workflows.sqlite'}"
@@ -62,7 +65,7 @@ def engine_config(url: str, executor_id: str) -> DBOSConfig:
 
     Args:
         url: As `engine_url` gives it.
-        executor_id: The same after a restart, or the work of the process before is not taken up.
+        executor_id: Of this life alone: what is left under it is taken up by `recover`.
     """
     return DBOSConfig(
         name=APPLICATION,
@@ -89,6 +92,58 @@ def register_queues() -> None:
         polling_interval_sec=POLL_S,
         on_conflict="always_update",
     )
+
+
+def recover(executor_id: str) -> None:
+    """Put back into the queues what a life that is over has left; safe to repeat, at any time.
+
+    Inside a process that runs workflows.
+
+    Raises:
+        Retry: When something is left; it is to be tried again.
+    """
+    # The engine has this for its own start and for its makers' paid service, not in its public
+    # interface; the version is pinned, and the tests kill workers.
+    DBOS._recover_pending_workflows([executor_id])
+    left = DBOS.list_workflows(
+        executor_id=executor_id,
+        app_version=WORKFLOW_VERSION,
+        status="PENDING",
+        load_input=False,
+        load_output=False,
+    )
+    if left:
+        raise Retry(f"{len(left)} workflows of {executor_id} are not back in the queues yet")
+
+
+def adopt_older(client: DBOSClient, living: Set[str]) -> int:
+    """Begin again, as of this version, what an older one has left; how many workflows that are.
+
+    Every step may be repeated, and those that computed find what they had made.
+
+    Args:
+        client: Of the engine.
+        living: The versions of the workers that are alive: an older one finishes its own work.
+    """
+    older = [str(version) for version in range(1, int(WORKFLOW_VERSION))]
+    if not older or not living.isdisjoint(older):
+        return 0
+    found = client.list_workflows(
+        app_version=older,
+        # Canceled by this very function, which then died.
+        status=["PENDING", "ENQUEUED", "DELAYED", "CANCELLED"],
+        load_input=False,
+        load_output=False,
+    )
+    for workflow in found:
+        client.cancel_workflow(workflow.workflow_id)
+        client.rewind_workflow(
+            workflow.workflow_id,
+            application_version=WORKFLOW_VERSION,
+            queue_name=workflow.queue_name,
+            queue_partition_key=workflow.queue_partition_key,
+        )
+    return len(found)
 
 
 def synthesis_id(job_id: str, run: int) -> str:

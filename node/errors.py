@@ -19,6 +19,10 @@ class Stop(NodeError):
     """This process cannot go on: a missing folder, a schema from another version."""
 
 
+class Fenced(NodeError):
+    """This process was declared dead and another one has its work; it must end. Nothing changed."""
+
+
 class IllegalMove(Refuse):
     """A state was asked to move where the table of legal moves does not lead. Nothing changed."""
 

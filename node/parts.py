@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import socket
+
 from config.settings import Settings
 from node.archive import Archive
 from node.clock import utc_now
@@ -13,6 +16,18 @@ def ledger_url(settings: Settings) -> str:
     return settings.node.database_url or sqlite_url(
         settings.node.data_folder.absolute() / "node.sqlite"
     )
+
+
+def process_name(settings: Settings, role: str) -> str:
+    """The stable name of a process, which is its own among all that share the database.
+
+    On SQLite there is one of each role: it is the name of the role, so that a second one finds the
+    lock taken.
+    """
+    if not settings.node.database_url:
+        return role
+    host = settings.node.name or socket.gethostname().split(".")[0]
+    return f"{role}-{re.sub('[^A-Za-z0-9_-]', '-', host)[:32]}"
 
 
 def open_parts(settings: Settings, owner: str) -> tuple[Ledger, Archive]:

@@ -1,7 +1,8 @@
 """Do ledger and workflow engine still agree? Where they do not, the ledger gets a way back.
 
-The engine gives up on a run that took its process down too often, and its database may be lost.
-Neither reaches the ledger by itself; without this, such a run would stay `running` for ever.
+The engine gives up on a run that took its process down too often. Its database may be lost, or new:
+after a restore from a backup, and after a move to another database. Neither reaches the ledger by
+itself; without this, such a run would stay `running` for ever.
 """
 
 from __future__ import annotations
@@ -11,7 +12,12 @@ from typing import Final
 import structlog
 from dbos import DBOSClient
 
-from node.engine import APPLICATION, delivery_prefix, synthesis_id
+from node.engine import (
+    APPLICATION,
+    adopt_older,
+    delivery_prefix,
+    synthesis_id,
+)
 from node.ledger import Ledger
 from node.ledger.entries import SynthesisEntry
 from node.states import SynthesisState
@@ -49,26 +55,41 @@ class Reconciler:
 
     def run_once(self) -> int:
         """Correct what has come apart; how many corrections that took."""
+        # Before all else: what is being adopted looks as if it had been canceled.
+        if adopted := adopt_older(self._client, self._ledger.workers.versions()):
+            log.info("work of an older version begins again", workflows=adopted)
         return sum(self._check(entry) for entry in self._ledger.syntheses.unfinished())
 
     def _check(self, entry: SynthesisEntry) -> int:
         status = self._status(synthesis_id(entry.job_id, entry.run))
         if status in LIVE:
             return 0
-        if entry.state == SynthesisState.DELIVERING:
+        if status != LOST and entry.state == SynthesisState.DELIVERING:
             return sum(
                 self._check_delivery(d) for d in self._ledger.deliveries.open_of(entry.job_id)
             )
         # The run may have moved on between the two questions.
         if self._ledger.syntheses.get(entry.job_id) != entry:
             return 0
-        if entry.state == SynthesisState.QUEUED and status == LOST:
-            self._ledger.syntheses.mark_lost(entry.job_id, entry.run)
+        if status == LOST:
+            self._begin_again(entry)
         else:
             reason = f"the run was given up: {_WORDS.get(status, status)}; `pseudomri retry` it"
             self._ledger.syntheses.fail(entry.job_id, entry.run, reason, self._actor)
         log.warning("run corrected", job=entry.job_id[:12], run=entry.run, engine=status)
         return 1
+
+    def _begin_again(self, entry: SynthesisEntry) -> None:
+        """Have a run that the engine does not know done as the next one: what is packaged stays,
+        and what a destination has answered for is not sent again."""
+        if entry.state == SynthesisState.QUEUED:
+            self._ledger.syntheses.mark_lost(entry.job_id, entry.run)
+            return
+        reason = _WORDS[LOST]
+        for delivery in self._ledger.deliveries.open_of(entry.job_id):
+            self._ledger.deliveries.abandon(delivery, reason, self._actor)
+        self._ledger.syntheses.fail(entry.job_id, entry.run, reason, self._actor)
+        self._ledger.syntheses.retry(entry.job_id, self._actor)
 
     def _check_delivery(self, delivery: int) -> int:
         found = self._client.list_workflows(

@@ -284,6 +284,24 @@ class AnnouncementRecord(Record):
     due_at: Mapped[str] = mapped_column(Moment)
 
 
+class WorkerRecord(Record):
+    """One life of a worker process; the workflow engine knows it by `executor_id`."""
+
+    __tablename__ = "worker"
+
+    id: Mapped[int] = mapped_column(Counter, primary_key=True, autoincrement=True)
+    name: Mapped[str] = mapped_column(String(64))
+    host: Mapped[str] = mapped_column(String(255))
+    pid: Mapped[int] = mapped_column(Integer)
+    version: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    beats: Mapped[int] = mapped_column(BigInteger)
+    started_at: Mapped[str] = mapped_column(Moment)
+    last_beat_at: Mapped[str] = mapped_column(Moment)
+    # Who takes up what it left.
+    taken_by: Mapped[int | None] = mapped_column(BigInteger)
+
+
 class AuditEventRecord(Record):
     """One audit event; `hash` = sha256 over the previous hash and this event's canonical JSON."""
 

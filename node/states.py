@@ -66,6 +66,14 @@ class AnnouncementState(StrEnum):
     FAILED = "failed"
 
 
+class WorkerState(StrEnum):
+    """One life of a worker process."""
+
+    ALIVE = "alive"
+    OVER = "over"
+    RECOVERED = "recovered"
+
+
 SERIES_MOVES: Mapping[SeriesState, frozenset[SeriesState]] = {
     # A late slice leads back to receiving, as the next version.
     SeriesState.RECEIVING: frozenset({SeriesState.COMPLETE}),
@@ -154,4 +162,12 @@ ANNOUNCEMENT_MOVES: Mapping[AnnouncementState, frozenset[AnnouncementState]] = {
     ),
     AnnouncementState.FETCHED: frozenset(),
     AnnouncementState.FAILED: frozenset(),
+}
+
+WORKER_MOVES: Mapping[WorkerState, frozenset[WorkerState]] = {
+    # It ended, or another one found it silent: from here on it writes nothing any more.
+    WorkerState.ALIVE: frozenset({WorkerState.OVER}),
+    # Over again is another worker that takes its work up, since the one before died over it.
+    WorkerState.OVER: frozenset({WorkerState.OVER, WorkerState.RECOVERED}),
+    WorkerState.RECOVERED: frozenset(),
 }

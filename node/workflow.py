@@ -7,6 +7,7 @@ that are safe to show, and the engine only hears how the run ended.
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -23,11 +24,13 @@ from node.archive import Archive
 from node.clock import Clock
 from node.committer import Committer
 from node.engine import DELIVERY_WORKFLOW, SYNTHESIS_WORKFLOW, Ticket
-from node.errors import LostRace, Refuse, Retry
+from node.errors import Fenced, LostRace, NodeError, Refuse, Retry
+from node.heartbeat import Heartbeat
 from node.intact import intact_output, intact_source
 from node.ledger import Ledger
 from node.ledger.entries import Output, Packaged, SynthesisEntry
 from node.logs import describe
+from node.parts import process_name
 from node.shipping import Shipping
 from node.stages import Order, PackagedInstance, Stages
 from node.states import SynthesisState
@@ -64,16 +67,29 @@ class Worker:
         self._stages: Final = stages
         self._clock: Final = clock
         self._work: Final = settings.node.data_folder / "work"
-        self.actor: Final = _executor_id(settings)
+        self.actor: Final = process_name(settings, "work")
         self._shipping: Final = Shipping(settings, ledger, archive, stages.send, clock, self.actor)
 
-    def launch(self) -> None:
-        """Take up unfinished work, then take from the queues, in threads of the engine."""
+    def launch(self, on_fenced: Callable[[], None] = lambda: None) -> None:
+        """Begin a life: take up what earlier ones left, then take from the queues, in threads.
+
+        Args:
+            on_fenced: Called when another worker has declared this life over; the process must
+                end then, and can write nothing to the ledger any more.
+        """
+        self._life = self._ledger.workers.begin(
+            self.actor, socket.gethostname(), os.getpid(), engine.WORKFLOW_VERSION
+        )
+        self._ledger.database.fence(self._life.id)
         url = engine.engine_url(self._settings)
-        DBOS(config=engine.engine_config(url, self.actor))
+        DBOS(config=engine.engine_config(url, self._life.executor_id))
         self._register()
         DBOS.launch()
         engine.register_queues()
+        self._heartbeat = Heartbeat(
+            self._ledger.workers, self._life, self._settings.work, engine.recover, on_fenced
+        )
+        self._heartbeat.start()
 
     def committer(self) -> Committer:
         """What closes the syntheses of this worker."""
@@ -86,9 +102,19 @@ class Worker:
             self.actor,
         )
 
+    def if_eldest(self, turn: Callable[[], object]) -> Callable[[], object]:
+        """A turn that is left to the eldest of the living workers: one is enough for all."""
+        return lambda: turn() if self._ledger.workers.is_eldest(self._life) else None
+
     def stop(self, grace_s: int) -> None:
-        """Take nothing more; wait for running workflows at most this long, leave the rest."""
+        """Take nothing more; wait for running workflows at most this long, leave the rest to
+        whoever comes first: another worker, or the next life of this one."""
         DBOS.destroy(workflow_completion_timeout_sec=grace_s)
+        self._heartbeat.stop()
+        try:
+            self._ledger.workers.end(self._life)
+        except NodeError as error:
+            log.warning("others will find this worker silent", reason=str(error))
 
     def _register(self) -> None:
         # Functions of their own, since the engine marks what it is given.
@@ -126,6 +152,7 @@ class Worker:
 
         Raises:
             Retry: Left to the engine, which runs the step again.
+            Fenced: Left to the engine, which no longer takes this process's word.
         """
         with structlog.contextvars.bound_contextvars(job=job_id[:12], run=run):
             try:
@@ -137,7 +164,7 @@ class Worker:
                     job_id, declined.code, str(declined), warnings, self.actor
                 )
                 ended = "declined"
-            except Retry:
+            except (Retry, Fenced):
                 raise
             except LostRace as stale:
                 # A later run has begun; it is the one that counts.
@@ -279,11 +306,3 @@ def _packaged(outputs: list[Output], prepared: Prepared, made: Made, package_s: 
         measurements={**prepared.measurements, "synthesis": dict(made.facts)},
         warnings=(*prepared.warnings, *made.warnings),
     )
-
-
-def _executor_id(settings: Settings) -> str:
-    """The same after a restart: whoever has the data folder is the worker of it.
-
-    With PostgreSQL there are several hosts, each with its own.
-    """
-    return f"work@{socket.gethostname()}" if settings.node.database_url else "work"

@@ -34,6 +34,8 @@ def status(config: Path | None, as_json: bool) -> None:
     if story["quarantined"]:
         rows.add_row("", "[red]in quarantine[/red]", str(story["quarantined"]))
     rows.add_row("associations", "open", str(story["open_associations"]))
+    for one in story["workers"]:
+        rows.add_row("worker", one["name"], f"last beat {local_time(one['last_beat_at'])}")
     rows.add_row("disk", "free", f"{story['free_bytes'] / 1e9:.1f} GB")
     rows.add_row("last event", local_time(story["last_event_at"]), "")
     out.print(rows)

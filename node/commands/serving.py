@@ -14,7 +14,8 @@ from typing import NoReturn
 
 from node import logs
 from node.app import Place, Role, prepare, run_role
-from node.commands.common import Exit, settings_of
+from node.commands.common import Exit, exit_code, settings_of
+from node.errors import NodeError
 from node.supervisor import READY, Supervisor, open_port
 
 
@@ -42,7 +43,7 @@ def serve_place(config: Path | None, role: Role, number: int, listener: int | No
         stop.set()
         if not ready.is_set():
             # Nothing has begun that could be finished, and importing torch takes a while.
-            _end_process()
+            _end_process(Exit.DONE)
 
     def say_ready(line: str) -> None:
         ready.set()
@@ -51,8 +52,11 @@ def serve_place(config: Path | None, role: Role, number: int, listener: int | No
     _on_signals(end)
     threading.Thread(target=_at_end_of_input, args=(end,), daemon=True).start()
     port = None if listener is None else socket.socket(fileno=listener)
-    run_role(Place(role, number, port), settings, stop, say_ready)
-    _end_process()
+    try:
+        run_role(Place(role, number, port), settings, stop, say_ready)
+    except NodeError as error:
+        _end_process(exit_code(error))
+    _end_process(Exit.DONE)
 
 
 def _on_signals(end: Callable[[], None]) -> None:
@@ -80,8 +84,8 @@ def _say_ready(line: str) -> None:
     print(READY, line, flush=True)
 
 
-def _end_process() -> NoReturn:
+def _end_process(code: Exit) -> NoReturn:
     """End at once: a synthesis in a thread would hold up an ordinary exit until it is done."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(Exit.DONE)
+    os._exit(code)

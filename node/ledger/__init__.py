@@ -2,8 +2,9 @@
 
 `database` (transactions, the audit chain's lock, moves), `schema` (versions), then in the order of
 the journey: `receiving`, `announcements`, `series`, `syntheses`, `deliveries`, `commitments`,
-`retention` (with `presence`: is a file still there?), and `reports` for those who only read.
-SQLAlchemy is imported here, in `node.records` and in `node.migrations`, nowhere else.
+`retention` (with `presence`: is a file still there?, and `holdings`: all that are); `workers` for
+who is alive, `copying` for the ledger as a whole, and `reports` for those who only read. SQLAlchemy
+is imported here, in `node.records` and in `node.migrations`, nowhere else.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from node.ledger.commitments import Commitments
 from node.ledger.database import Database, sqlite_url
 from node.ledger.deliveries import Deliveries
 from node.ledger.figures import Figures
+from node.ledger.holdings import Holdings
 from node.ledger.outbox import Outbox
 from node.ledger.receiving import Receiving
 from node.ledger.reports import Reports
@@ -24,6 +26,7 @@ from node.ledger.retention import Retention
 from node.ledger.schema import migrate
 from node.ledger.series import Series
 from node.ledger.syntheses import Syntheses
+from node.ledger.workers import Workers
 
 __all__ = ["Ledger", "migrate", "open_ledger", "sqlite_url"]
 
@@ -42,6 +45,8 @@ class Ledger:
     figures: Figures
     retention: Retention
     outbox: Outbox
+    holdings: Holdings
+    workers: Workers
     database: Database
 
     def close(self) -> None:
@@ -76,5 +81,7 @@ def open_ledger(url: str, clock: Clock) -> Ledger:
         figures=Figures(database),
         retention=Retention(database),
         outbox=Outbox(database),
+        holdings=Holdings(database),
+        workers=Workers(database),
         database=database,
     )

@@ -24,8 +24,9 @@ from sqlalchemy.sql.dml import Update
 
 from node import audit
 from node.clock import Clock, to_text
-from node.errors import IllegalMove, LostRace, Retry, Stop
-from node.records import AuditEventRecord, Record
+from node.errors import Fenced, IllegalMove, LostRace, Retry, Stop
+from node.records import AuditEventRecord, Record, WorkerRecord
+from node.states import WorkerState
 
 BUSY_S: Final = 20.0
 """How long a writer waits for its turn. Below the DIMSE timeouts of common senders (30 s), so that
@@ -89,6 +90,11 @@ class NewEvent:
     detail: Mapping[str, Any]
 
 
+def read_only(engine: Engine) -> Engine:
+    """The same engine for transactions that see one moment and never wait for a writer."""
+    return engine.execution_options(**{_READING: True})
+
+
 class Database:
     """The tables, one writer at a time, and the clock that stamps their rows.
 
@@ -99,14 +105,19 @@ class Database:
 
     def __init__(self, url: str, clock: Clock) -> None:
         self.engine: Final = connect(url)
-        self._readers: Final = self.engine.execution_options(**{_READING: True})
+        self._readers: Final = read_only(self.engine)
         self._clock: Final = clock
         # SQLite's own waiting polls and is unfair; threads of one process queue here instead.
         self._writer: Final = threading.Lock()
+        self._worker: int | None = None
 
     def now(self) -> str:
         """The present moment as the ledger writes it."""
         return to_text(self._clock())
+
+    def fence(self, worker: int) -> None:
+        """From now on write only while this life of a worker is not declared over."""
+        self._worker = worker
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -114,6 +125,7 @@ class Database:
 
         Raises:
             Retry: When the database is busy, full or away; nothing was written.
+            Fenced: When this process is a worker whose life was declared over.
         """
         if not self._writer.acquire(timeout=BUSY_S):
             raise Retry(f"the ledger was busy for {BUSY_S:g} s; nothing was written")
@@ -125,6 +137,7 @@ class Database:
             ):
                 # Take the turn now, not at the first statement: what is read must stay true.
                 session.connection()
+                self._check_fence(session)
                 yield session
         finally:
             self._writer.release()
@@ -186,6 +199,18 @@ class Database:
             )
             previous = digest
         session.execute(insert(_AUDIT), rows)
+
+    def _check_fence(self, session: Session) -> None:
+        if self._worker is None:
+            return
+        # Declaring a life over is a transaction as well: it came before this one, or it will see
+        # all that this one writes.
+        query = select(WorkerRecord.state).filter_by(id=self._worker)
+        if session.scalar(query) != WorkerState.ALIVE:
+            raise Fenced(
+                f"expected worker {self._worker} to be alive, found that it was declared dead;"
+                " another one has its work. Was this process stopped, or its host asleep?"
+            )
 
     def close(self) -> None:
         """Give the connections back."""

@@ -29,8 +29,9 @@ from node.records import (
     SelectionRecord,
     SeriesRecord,
     SynthesisRecord,
+    WorkerRecord,
 )
-from node.states import SynthesisState
+from node.states import SynthesisState, WorkerState
 from node.status import is_accepted
 
 Story = dict[str, Any]
@@ -55,6 +56,14 @@ class Reports:
                     select(func.count()).select_from(AssociationRecord).filter_by(closed_at=None)
                 ),
                 "last_event_at": session.scalar(select(func.max(AuditEventRecord.at))),
+                "workers": [
+                    {"name": row.name, "host": row.host, "last_beat_at": row.last_beat_at}
+                    for row in session.scalars(
+                        select(WorkerRecord)
+                        .filter_by(state=str(WorkerState.ALIVE))
+                        .order_by(WorkerRecord.id)
+                    )
+                ],
             }
 
     def jobs(self, states: tuple[SynthesisState, ...] = (), limit: int = 50) -> list[Story]:

@@ -29,9 +29,10 @@ from node.archive import Archive, Encoding
 from node.clock import utc_now
 from node.deliver import Answer, OutgoingInstance, send
 from node.engine import engine_url, prepare_engine
-from node.ledger import Ledger, migrate, open_ledger, sqlite_url
+from node.ledger import Ledger, migrate, open_ledger
 from node.ledger.entries import Destination, NewSynthesis
 from node.ledger.receiving import Arrival, Ending, Received
+from node.parts import ledger_url
 from node.stages import Order, PackagedInstance, Stages
 from node.summary import Pixels, summarize
 from node.workfiles import Made, Prepared
@@ -40,16 +41,21 @@ from pipeline.geometry import Grid, Volume
 from pipeline.places import Places
 from pipeline.provenance import derive_uid, job_id, pixel_digest, seed_of
 from tests.node.samples import store
+from tests.peers import wait_until
 
 SERIES_UID = "2.25.1000"
 STUDY_UID = "2.25.2000"
 MODEL_DIGEST = "ab" * 32
 SLICES = 4
 KILL = 137
+FENCED = 44
 
 
 def settings_for(
-    folder: Path, destinations: Sequence[Mapping[str, Any]], **delivery: Any
+    folder: Path,
+    destinations: Sequence[Mapping[str, Any]],
+    sections: Mapping[str, Mapping[str, Any]] | None = None,
+    **delivery: Any,
 ) -> Settings:
     """Settings of a node in `folder`, quick to retry."""
     base = load()
@@ -63,6 +69,8 @@ def settings_for(
     document = base.model_dump(mode="json", exclude_none=True)
     document["node"] |= {"data_folder": str(folder), "port": 0, "bind_address": "127.0.0.1"}
     document["delivery"] |= changes
+    for name, values in (sections or {}).items():
+        document[name] |= values
     return Settings(**document)
 
 
@@ -71,10 +79,6 @@ def prepare_node(settings: Settings) -> None:
     settings.node.data_folder.mkdir(parents=True, exist_ok=True)
     migrate(ledger_url(settings))
     prepare_engine(engine_url(settings))
-
-
-def ledger_url(settings: Settings) -> str:
-    return sqlite_url(settings.node.data_folder / "node.sqlite")
 
 
 def open_parts(settings: Settings, owner: str = "tests") -> tuple[Ledger, Archive]:
@@ -160,8 +164,9 @@ def new_synthesis_of(
 
 
 def prepare(paths: Sequence[Path]) -> Prepared:
+    slices = [dcmread(path) for path in paths]
     stack = np.stack(
-        [np.frombuffer(dcmread(p).PixelData, dtype="<i2").reshape(8, 8) for p in paths]
+        [np.frombuffer(ds.PixelData, dtype="<i2").reshape(ds.Rows, -1) for ds in slices]
     ).astype(np.float32)
     uids = tuple(str(dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in paths)
     volume = Volume(stack, Grid(stack.shape, np.eye(4)), "2.25.4000")
@@ -256,10 +261,19 @@ def fast_stages(marks: Marks, model_digest: str = MODEL_DIGEST) -> Stages:
     )
 
 
-def dying_stages(marks: Marks, where: str) -> Stages:
-    """Stages that take the process with them, the first time they come to `where`."""
+def stall(marks: Marks, point: str) -> None:
+    """Say which process this is, and wait until the test lets it go on."""
+    (marks.folder / f"pid-{point}").write_text(str(os.getpid()))
+    wait_until((marks.folder / "go-on").exists, 300)
+    marks.leave("ended-stalling")
+
+
+def dying_stages(marks: Marks, where: str, model_digest: str = MODEL_DIGEST) -> Stages:
+    """Stages that take the process with them, the first time they come to `where`, or stall."""
 
     def die_once(point: str) -> None:
+        if where == f"stall-{point}" and marks.leave(f"stalled-{point}") == 1:
+            stall(marks, point)
         is_first = point == where and marks.leave(f"death-{point}") == 1
         if is_first or (where == "always" and point == "before-synthesize"):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -292,7 +306,7 @@ def dying_stages(marks: Marks, where: str) -> Stages:
         die_once("after-send")
 
     return Stages(
-        MODEL_DIGEST,
+        model_digest,
         around("prepare", fast.prepare),
         around("synthesize", fast.synthesize),
         write,
@@ -313,11 +327,16 @@ def die_after(step: Callable[..., Any], point: str, marks: Marks, where: str) ->
 
 
 def main() -> None:
-    """A worker process: settings as JSON, the folder of marks, where to die."""
+    """A worker process: settings as JSON, the folder of marks, where to die, digest of the model.
+
+    With `PSEUDOMRI_TEST_STUBBORN` it goes on when it was declared dead.
+    """
     settings = Settings(**json.loads(Path(sys.argv[1]).read_text()))
     marks, where = Marks(Path(sys.argv[2])), sys.argv[3]
+    model_digest = sys.argv[4] if len(sys.argv) > 4 else MODEL_DIGEST
     ledger, archive = open_parts(settings, "work")
-    worker = Worker(settings, ledger, archive, dying_stages(marks, where), utc_now)
+    stages = dying_stages(marks, where, model_digest)
+    worker = Worker(settings, ledger, archive, stages, utc_now)
     for owner, name in (
         (worker, "read"),
         (worker, "synthesize"),
@@ -327,7 +346,8 @@ def main() -> None:
         (worker._shipping, "commit"),
     ):
         setattr(owner, name, die_after(getattr(owner, name), f"step-{name}", marks, where))
-    worker.launch()
+    is_stubborn = "PSEUDOMRI_TEST_STUBBORN" in os.environ
+    worker.launch(lambda: marks.leave("fenced") if is_stubborn else os._exit(FENCED))
     signal.pause()
 
 

@@ -15,16 +15,19 @@ from node.states import (
     DELIVERY_MOVES,
     SERIES_MOVES,
     SYNTHESIS_MOVES,
+    WORKER_MOVES,
     DeliveryState,
     SeriesState,
     SynthesisState,
+    WorkerState,
 )
 from tests.node.samples import SERIES_UID, Clock, new_ledger, record
 
 TABLES: list[tuple[Any, Any, set[Any]]] = [
     (SeriesState, SERIES_MOVES, set()),
     (SynthesisState, SYNTHESIS_MOVES, {SynthesisState.COMMITTED, SynthesisState.DECLINED}),
-    (DeliveryState, DELIVERY_MOVES, {DeliveryState.DELIVERED}),
+    (DeliveryState, DELIVERY_MOVES, {DeliveryState.COMMITTED}),
+    (WorkerState, WORKER_MOVES, {WorkerState.RECOVERED}),
 ]
 
 

@@ -89,14 +89,10 @@ class Node:
 
     @contextmanager
     def worker(self, stages: Stages | None = None) -> Iterator[Worker]:
-        """A worker in this process."""
-        worker = Worker(
-            self.settings,
-            self.ledger,
-            self.archive,
-            stages or fast_stages(self.marks),
-            utc_now,
-        )
+        """A worker in this process, with a ledger of its own, which is fenced with its life."""
+        ledger, archive = open_parts(self.settings, "work")
+        stages = stages or fast_stages(self.marks)
+        worker = Worker(self.settings, ledger, archive, stages, utc_now)
         worker.launch()
         try:
             yield worker

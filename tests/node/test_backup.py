@@ -1,0 +1,277 @@
+"""Backup of a node that works, and what a restore makes of it; the ledger in another database."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.settings import Settings
+from node import audit
+from node.backup import MANIFEST, backup, restore
+from node.clock import utc_now
+from node.engine import Dispatcher, engine_url
+from node.errors import Refuse
+from node.ledger import copying, open_ledger
+from node.lock import hold
+from node.parts import ledger_url
+from node.receive import Receiver
+from node.reconcile import Reconciler
+from node.states import SynthesisState
+from tests.node.journeys import KILL, open_parts, prepare_node
+from tests.node.samples import ct
+from tests.node.scu import associated, store
+from tests.node.test_workflow import OUTPUTS, Node, to
+from tests.peers import ScriptedPeer, wait_until
+from tests.postgresql import PostgreSQL
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def peer() -> Iterator[ScriptedPeer]:
+    with ScriptedPeer() as running:
+        yield running
+
+
+def elsewhere(settings: Settings, folder: Path, url: str = "") -> Settings:
+    """The same node at another place."""
+    document = settings.model_dump(mode="json", exclude_none=True)
+    document["node"] |= {"data_folder": str(folder), "database_url": url}
+    return Settings(**document)
+
+
+def pseudomri(settings: Settings, *arguments: object) -> subprocess.CompletedProcess[str]:
+    document = settings.model_dump(mode="json", exclude_none=True)
+    environment = {f"PSEUDOMRI_{k.upper()}": json.dumps(v) for k, v in document.items()}
+    return subprocess.run(
+        [sys.executable, "-m", "node", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={"PATH": "/usr/bin", "PYTHONPATH": str(ROOT), **environment},
+        timeout=120,
+        check=False,
+    )
+
+
+def finish(node: Node, settings: Settings) -> None:
+    """What the roles of a started node do, until its one synthesis is committed."""
+    node.settings = settings
+    node.ledger.close()
+    prepare_node(settings)
+    node.ledger, node.archive = open_parts(settings)
+    with node.worker() as worker:
+        reconciler = Reconciler(node.ledger, engine_url(settings), "tests")
+        dispatcher = Dispatcher(node.ledger.syntheses, engine_url(settings))
+        reconciler.run_once()
+        dispatcher.run_once()
+        committer = worker.committer()
+
+        def committed() -> bool:
+            committer.run_once()
+            return node.state == SynthesisState.COMMITTED
+
+        wait_until(committed, 60, "committed")
+        reconciler.close()
+        dispatcher.close()
+    node.check_audit()
+
+
+def test_a_node_that_receives_all_the_while(tmp_path: Path, database_url: str) -> None:
+    """Whatever moment it hits: every row of the backup has its file, and the next one has more."""
+    node = Node(tmp_path / "first", [])
+    url = "" if database_url.startswith("sqlite") else database_url
+    settings = elsewhere(node.settings, tmp_path / "data", url)
+    settings = settings.model_copy(
+        update={"receive": settings.receive.model_copy(update={"allow_any_peer": True})}
+    )
+    prepare_node(settings)
+    ledger, archive = open_parts(settings, "receive-0")
+    receiver = Receiver(settings, ledger, archive)
+    receiver.start()
+    acknowledged: list[str] = []
+    stop = threading.Event()
+
+    def send() -> None:
+        with associated(receiver.port) as association:
+            for number in range(2000):
+                if stop.is_set():
+                    return
+                ds = ct(number)
+                status, _ = store(association, ds)
+                assert status == 0
+                acknowledged.append(str(ds.SOPInstanceUID))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        wait_until(lambda: len(acknowledged) >= 5)
+        before = list(acknowledged)
+        first = backup(settings, tmp_path / "backup")
+        wait_until(lambda: len(acknowledged) >= len(before) + 5)
+        second = backup(settings, tmp_path / "backup")
+    finally:
+        stop.set()
+        sender.join()
+        receiver.stop(5)
+        ledger.close()
+    assert first.damaged == second.damaged == ()
+    assert second.copied < second.files
+    assert second.files > first.files >= len(before)
+    checked = subprocess.run(
+        ["sha256sum", "--check", "--quiet", MANIFEST], cwd=tmp_path / "backup", check=False
+    )
+    assert checked.returncode == 0
+    listed = (tmp_path / "backup" / MANIFEST).read_text().count("\n")
+    assert listed == second.files + 1
+    target = elsewhere(settings, tmp_path / "restored")
+    report = restore(target, tmp_path / "backup")
+    assert (report.files, report.damaged) == (second.files, ())
+    restored, archive = open_parts(target)
+    (series,) = restored.series.of_study("1.2.826.0.1.77.1")
+    held = {one.sop_instance_uid for one in series.instances}
+    assert set(before) <= held <= set(acknowledged)
+    assert all(archive.resolve(one.path).is_file() for one in series.instances)
+    assert audit.verify(restored.reports.events()) is None
+    restored.close()
+
+
+@pytest.mark.parametrize("where", ["after-synthesize", "within-send"])
+def test_what_was_in_flight_begins_again_after_a_restore(
+    tmp_path: Path, peer: ScriptedPeer, where: str
+) -> None:
+    node = Node(tmp_path / "node", [to(peer)])
+    node.dispatch()
+    assert node.worker_process(where).wait(60) in (-9, KILL)
+    answered = set(peer.accepted()) if where == "within-send" else set()
+    backup(node.settings, tmp_path / "backup")
+    target = elsewhere(node.settings, tmp_path / "restored")
+    restore(target, tmp_path / "backup")
+    finish(node, target)
+    assert len(peer.accepted()) == OUTPUTS
+    assert all(len(digests) == 1 for digests in peer.accepted().values())
+    # The one whose answer was not on record came twice.
+    assert sum(peer.times(uid) - 1 for uid in answered) <= 1
+
+
+def test_damage_is_told_and_everything_else_restored(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node", [])
+    paths = sorted((node.archive.folder / "instances").rglob("*.dcm"))
+    paths[0].write_bytes(paths[0].read_bytes()[:-1] + b"\x7f")
+    report = backup(node.settings, tmp_path / "backup")
+    assert report.damaged == (str(paths[0].relative_to(node.archive.folder)),)
+    copies = sorted((tmp_path / "backup" / "archive" / "instances").rglob("*.dcm"))
+    assert len(copies) == len(paths) - 1
+    copies[0].unlink()
+    target = elsewhere(node.settings, tmp_path / "restored")
+    again = restore(target, tmp_path / "backup")
+    assert len(again.damaged) == 2
+    restored, _ = open_parts(target)
+    assert restored.reports.status()["instances"] == len(paths)
+    assert [e.kind for e in restored.reports.events()][-1] == audit.Kind.NODE_RESTORED
+    restored.close()
+
+
+def test_a_backup_that_is_cut_off_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(tmp_path / "node", [])
+    folder = tmp_path / "backup"
+    backup(node.settings, folder)
+    before = (folder / MANIFEST).read_bytes()
+    monkeypatch.setattr("node.backup.os.sync", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        backup(node.settings, folder)
+    monkeypatch.undo()
+    assert (folder / MANIFEST).read_bytes() == before
+    restore(elsewhere(node.settings, tmp_path / "restored"), folder)
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node", [])
+    backup(node.settings, tmp_path / "backup")
+    with pytest.raises(Refuse, match="to be empty, found"):
+        restore(node.settings, tmp_path / "backup")
+    with pytest.raises(Refuse, match="expected a backup"):
+        restore(elsewhere(node.settings, tmp_path / "x"), tmp_path)
+    with pytest.raises(Refuse, match="outside"):
+        backup(node.settings, node.settings.node.data_folder / "backup")
+    ledger = next((tmp_path / "backup").glob("ledger-*"))
+    ledger.write_bytes(ledger.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(Refuse, match="damaged"):
+        restore(elsewhere(node.settings, tmp_path / "y"), tmp_path / "backup")
+
+
+def test_from_sqlite_to_postgresql_with_work_in_flight(
+    tmp_path: Path, peer: ScriptedPeer, postgresql: PostgreSQL
+) -> None:
+    """The real command; refused while the node runs, and into a database that is not empty."""
+    node = Node(tmp_path / "node", [to(peer)])
+    node.dispatch()
+    assert node.worker_process("within-send").wait(60) in (-9, KILL)
+    url = postgresql.new_database()
+    with hold(node.settings.node.data_folder, "work"):
+        refused = pseudomri(node.settings, "database", "copy", url)
+    assert refused.returncode == 2
+    assert "to be free" in refused.stderr
+    before = list(node.ledger.reports.events())
+    copied = pseudomri(node.settings, "database", "copy", url, "--json")
+    assert copied.returncode == 0, copied.stderr
+    counts = json.loads(copied.stdout)
+    assert counts["audit_event"] == len(before)
+    again = pseudomri(node.settings, "database", "copy", url)
+    assert again.returncode == 2
+    assert "expected an empty database" in again.stderr
+    target = elsewhere(node.settings, node.settings.node.data_folder, url)
+    with contextlib.closing(open_ledger(ledger_url(target), utc_now)) as ledger:
+        assert list(ledger.reports.events())[: len(before)] == before
+        # The sequences go on where the ids end.
+        ledger.receiving.open_association("receive-0", "CT1", "US", "127.0.0.1")
+    finish(node, target)
+    assert len(peer.accepted()) == OUTPUTS
+    assert all(len(digests) == 1 for digests in peer.accepted().values())
+
+
+def test_a_copy_that_fails_leaves_the_target_empty(
+    tmp_path: Path, postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(tmp_path / "node", [])
+    url = postgresql.new_database()
+    source = ledger_url(node.settings)
+
+    def broken(*_: Any) -> Any:
+        return audit.Broken(1, "for the test")
+
+    monkeypatch.setattr("node.ledger.copying.audit.verify", broken)
+    with pytest.raises(Refuse, match="breaks at event 1"):
+        copying.copy(source, url)
+    monkeypatch.undo()
+    copying.refuse_unless_empty(url)
+    assert copying.copy(source, url)["instance"] == 4
+
+
+def test_a_backup_of_postgresql_is_restored_into_postgresql(
+    tmp_path: Path, postgresql: PostgreSQL
+) -> None:
+    node = Node(tmp_path / "node", [])
+    url = postgresql.new_database()
+    copying.copy(ledger_url(node.settings), url)
+    settings = elsewhere(node.settings, node.settings.node.data_folder, url)
+    backup(settings, tmp_path / "backup")
+    target = elsewhere(settings, tmp_path / "restored", postgresql.new_database())
+    restore(target, tmp_path / "backup")
+    ledger, _ = open_parts(target)
+    assert ledger.reports.status()["instances"] == 4
+    assert sorted(p.name for p in (tmp_path / "restored").iterdir()) == ["archive"]
+    third = elsewhere(target, tmp_path / "third", target.node.database_url)
+    with pytest.raises(Refuse, match="expected an empty database"):
+        restore(third, tmp_path / "backup")
+    ledger.close()
