@@ -19,7 +19,7 @@ from typing import Final
 import structlog
 
 from config.settings import Settings
-from node import logs
+from node import logs, tls
 from node.audit import Kind
 from node.clock import utc_now
 from node.completion import CompletionLoop
@@ -40,6 +40,8 @@ RECEIVE_GRACE_S: Final = 8.0
 # A step of the model takes seconds, a synthesis minutes: what is not done then is taken up again.
 WORK_GRACE_S: Final = 8
 RECONCILE_S: Final = 30.0
+# Often enough for a warning that counts in days.
+DAY_S: Final = 86_400.0
 # How long an announced series waits to be fetched.
 FETCH_S: Final = 2.0
 # How long a delivered synthesis waits to be asked about; the cost is one indexed query.
@@ -251,6 +253,7 @@ def _look_after_series(settings: Settings, ledger: Ledger, turns: Turns) -> None
     try:
         announced = AnnouncedSeries(settings, *open_parts(settings, PROCESS), utc_now)
         turns.beside(announced.run_once, FETCH_S, "announced")
+        turns.beside(lambda: tls.warn_of_expiry(settings.tls, utc_now()), DAY_S, "certificates")
         turns.repeat(turn, settings.completion.poll_s)
     finally:
         dispatcher.close()

@@ -169,7 +169,8 @@ class Committer:
         """Ask, with a transaction that nobody can guess; whether it could be asked."""
         uid = generate_uid(prefix=None)
         delivery = self._settings.delivery
-        self._ledger.commitments.request(awaited, uid, self._actor)
+        if not self._ledger.commitments.request(awaited, uid, self._actor):
+            return True
         try:
             commitment.request(
                 [output.sop_instance_uid for output in awaited.outputs],

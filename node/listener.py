@@ -22,14 +22,14 @@ class Door:
     """How connections are let in.
 
     Args:
-        context: Of TLS; None for plain connections.
+        context: Tells the context of TLS for the next connection; None for plain connections.
         timeout_s: Longest wait for the handshake, and for the rest of a PDU that has begun.
         maximum_connections: What is beyond that is closed at once, unheard.
         on_failure: Told the address of a peer, why it did not get through, and whether that was
             TLS; called in the connection's own thread.
     """
 
-    context: ssl.SSLContext | None
+    context: Callable[[], ssl.SSLContext] | None
     timeout_s: float
     maximum_connections: int
     on_failure: Callable[[str, str, bool], None]
@@ -69,7 +69,7 @@ class Listener(StreamingServer):
         with self._count:
             self._handshakes += 1
         try:
-            secured = self._door.context.wrap_socket(request, server_side=True)
+            secured = self._door.context().wrap_socket(request, server_side=True)
         except OSError as error:
             self.shutdown_request(request)
             address = str(client_address[0])

@@ -199,12 +199,9 @@ class Receiver:
         log.info("receiver stopped", aborted_associations=len(cut_off))
 
     def _door(self) -> Door:
-        context = None
-        if self._settings.tls:
-            context = tls.server_context(self._tls, utc_now())
-            tls.warn_of_expiry(self._tls, utc_now())
+        contexts = tls.ServerContexts(self._tls, utc_now) if self._settings.tls else None
         return Door(
-            context,
+            None if contexts is None else contexts.current,
             timeout_s=self._settings.network_timeout_s,
             maximum_connections=_CONNECTIONS_PER_ASSOCIATION * self._settings.maximum_associations,
             on_failure=self._on_failed_connection,

@@ -12,6 +12,7 @@ which OpenSSL does not have.
 from __future__ import annotations
 
 import ssl
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +23,7 @@ import structlog
 from cryptography import x509
 
 from config.settings import TlsSettings
+from node.clock import Clock
 from node.errors import Refuse, Stop
 
 log = structlog.get_logger(__name__)
@@ -136,6 +138,51 @@ def server_context(settings: TlsSettings, now: datetime) -> ssl.SSLContext:
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     _prepare(context, settings, now)
     return context
+
+
+class ServerContexts:
+    """The context for listening, made anew when one of its files has changed.
+
+    A renewed certificate so needs no restart. When the new files are wrong, the old context goes on
+    and the log says why.
+
+    Args:
+        settings: Files and profile.
+        clock: Tells UTC moments.
+
+    Raises:
+        Stop: As `server_context`, when the very first one cannot be made.
+    """
+
+    def __init__(self, settings: TlsSettings, clock: Clock) -> None:
+        self._settings: Final = settings
+        self._clock: Final = clock
+        self._lock: Final = threading.Lock()
+        self._seen = self._look()
+        self._context = server_context(settings, clock())
+
+    def current(self) -> ssl.SSLContext:
+        """The context for the next connection; the cost is a look at three files. Never raises."""
+        with self._lock:
+            seen = self._look()
+            if seen != self._seen:
+                self._seen = seen
+                try:
+                    self._context = server_context(self._settings, self._clock())
+                    log.info("the certificate was renewed")
+                except Stop as error:
+                    log.error("the renewed certificate is of no use", reason=str(error))
+            return self._context
+
+    def _look(self) -> list[tuple[int, int] | None]:
+        found: list[tuple[int, int] | None] = []
+        for path in _files(self._settings):
+            try:
+                state = path.stat()
+                found.append((state.st_mtime_ns, state.st_ino))
+            except OSError:
+                found.append(None)
+        return found
 
 
 def client_context(settings: TlsSettings, checks_name: bool, now: datetime) -> ClientContext:

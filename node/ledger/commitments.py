@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from node.audit import Kind
@@ -93,10 +93,18 @@ class Commitments:
                 self._awaited(session, row, run) for row in rows if row.destination in destinations
             )
 
-    def request(self, awaited: Awaited, transaction_uid: str, actor: str) -> None:
-        """Put a request on record, before it is sent: its answer may come before its response."""
+    def request(self, awaited: Awaited, transaction_uid: str, actor: str) -> bool:
+        """Put a request on record, before it is sent: its answer may come before its response.
+
+        Returns:
+            False when another worker has just asked.
+        """
         delivery = awaited.delivery
         with self._database.transaction() as session:
+            count = select(func.count()).select_from(CommitmentRecord)
+            own = count.filter_by(delivery_id=delivery.id, run=find(session, delivery.job_id).run)
+            if session.scalar(own) != len(awaited.transactions):
+                return False
             session.execute(
                 insert(CommitmentRecord).values(
                     transaction_uid=transaction_uid,
@@ -108,6 +116,7 @@ class Commitments:
             )
             detail = {"delivery": delivery.id, "destination": delivery.destination.name}
             self._audit(session, Kind.COMMITMENT_REQUESTED, transaction_uid, actor, detail)
+            return True
 
     def end(
         self, transaction_uid: str, state: CommitmentState, reason: str | None, actor: str

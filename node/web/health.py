@@ -177,7 +177,7 @@ class Health:
         return Check(
             {"days_left": {one.setting: one.days_left for one in reversed(ends)}},
             "; ".join(due),
-            "renew it and restart the receive role; docs/operations.md, TLS",
+            "renew it; docs/operations.md, TLS",
         )
 
     def _audit(self) -> Check:

@@ -245,6 +245,20 @@ def test_a_destination_without_storage_commitment_is_told_of(tmp_path: Path) -> 
     assert "accepts no presentation context for Storage Commitment Push Model" in reason
 
 
+def test_two_workers_ask_once(tmp_path: Path) -> None:
+    with ScriptedPeer() as peer:
+        node = Node(tmp_path, [destination(peer.port)])
+        node.dispatch()
+        with node.worker():
+            node.wait_for(SynthesisState.DELIVERED)
+    commitments = node.ledger.commitments
+    (seen,) = commitments.awaited(node.job_id, {"pacs"})
+    assert commitments.request(seen, "1.2.1", "one")
+    assert not commitments.request(seen, "1.2.2", "another")
+    (again,) = commitments.awaited(node.job_id, {"pacs"})
+    assert [one.uid for one in again.transactions] == ["1.2.1"]
+
+
 @pytest.mark.parametrize("selects_role", [True, False])
 def test_reports_of_others_are_refused(tmp_path: Path, selects_role: bool) -> None:
     node = Node(tmp_path, [])

@@ -315,6 +315,39 @@ def test_a_wrong_file_stops_the_start_by_name(
         tls.server_context(settings, utc_now())
 
 
+def test_a_renewed_certificate_needs_no_restart(tmp_path: Path, ca: Authority) -> None:
+    own = Authority(tmp_path, "Own CA")
+    first, second = own.issue("first"), own.issue("second")
+    files = Pair(tmp_path / "node.pem", tmp_path / "node.key")
+
+    def install(pair: Pair) -> None:
+        for source, target in ((pair.certificate, files.certificate), (pair.key, files.key)):
+            target.with_suffix(".new").write_bytes(source.read_bytes())
+            target.with_suffix(".new").rename(target)
+
+    def shown(port: int) -> str:
+        context = client(own, first)
+        with (
+            socket.create_connection((LOOPBACK, port), timeout=10) as plain,
+            context.wrap_socket(plain) as secured,
+        ):
+            return str(dict(one[0] for one in secured.getpeercert()["subject"])["commonName"])
+
+    install(first)
+    station = Station(tmp_path, own.settings(files), tls=True, network_timeout_s=1.5)
+    try:
+        assert shown(station.port) == "first"
+        install(second)
+        assert shown(station.port) == "second"
+        # Half of a renewal: the old one goes on.
+        files.key.write_bytes(first.key.read_bytes())
+        with capture_logs() as logs:
+            assert shown(station.port) == "second"
+        assert "tls.key_file" in logs[0]["reason"]
+    finally:
+        station.stop()
+
+
 def test_an_end_that_is_near_is_told(ca: Authority) -> None:
     soon = ca.issue("soon", end=timedelta(days=10, hours=1))
     settings = tls_settings(ca, soon, warn_before_expiry_days=10)
