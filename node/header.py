@@ -20,6 +20,7 @@ from pydicom.uid import UID
 
 from node.archive import checked_uid
 from node.errors import Refuse
+from node.structure import TooManyElements, count_elements
 from node.summary import Pixels
 
 _PIXEL_DATA: Final = 0x7FE00010
@@ -29,8 +30,14 @@ _UIDS: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInst
 _UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 _SEQUENCE_DELIMITER: Final = b"\xfe\xff\xdd\xe0"
-# 600 frames of 512 x 512 in 16 bits are 300 MB; what inflates beyond this is no CT but a trap.
-MAXIMUM_INFLATED_BYTES: Final = 1 << 30
+# A larger one is counted before it is parsed; a CT slice of 512 x 512 is smaller.
+_TRUSTED_BYTES: Final = 1 << 20
+# A slice of zeros packs a thousandfold and is small; what is large and packs so is a trap.
+INFLATED_BYTES: Final = 64 << 20
+INFLATED_RATIO: Final = 100
+# All that is kept of an inflated data set: the header of 2,000 slices is a third of it.
+_KEPT_BYTES: Final = 16 << 20
+_PIECE_BYTES: Final = 1 << 20
 
 
 class Unreadable(Refuse):
@@ -71,7 +78,8 @@ def read_header(stream: BinaryIO, transfer_syntax_uid: str) -> Header:
         Unidentified: When one of its four UIDs is absent or none.
     """
     syntax = UID(transfer_syntax_uid)
-    body = _inflate(stream.read()) if syntax.is_deflated else stream
+    body = _inflate(stream) if syntax.is_deflated else stream
+    _check_size(body, syntax)
     found: list[tuple[int, int, int]] = []
 
     def is_at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
@@ -102,16 +110,43 @@ def read_header(stream: BinaryIO, transfer_syntax_uid: str) -> Header:
     )
 
 
-def _inflate(content: bytes) -> BytesIO:
-    """Deflated Explicit VR Little Endian is a raw deflate stream (PS3.5 A.5)."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+def _check_size(body: BinaryIO, syntax: UID) -> None:
+    start = body.tell()
+    is_large = _end(body) - start > _TRUSTED_BYTES
+    body.seek(start)
+    if is_large:
+        try:
+            count_elements(body, syntax.is_implicit_VR, syntax.is_little_endian)
+        except TooManyElements as error:
+            raise Unreadable(str(error)) from None
+
+
+class _Inflated(BytesIO):
+    """The beginning of an inflated data set; `length` is that of the whole."""
+
+    length = 0
+
+
+def _inflate(stream: BinaryIO) -> _Inflated:
+    """Deflated Explicit VR Little Endian is a raw deflate stream (PS3.5 A.5).
+
+    Only what can hold the header is kept; of the pixel data the length is all that is asked.
+    """
+    inflater, body, packed_bytes = zlib.decompressobj(-zlib.MAX_WBITS), _Inflated(), 0
     try:
-        body = inflater.decompress(content, MAXIMUM_INFLATED_BYTES)
+        while packed := stream.read(_PIECE_BYTES):
+            packed_bytes += len(packed)
+            while packed:
+                piece = inflater.decompress(packed, _PIECE_BYTES)
+                packed = inflater.unconsumed_tail
+                body.length += len(piece)
+                body.write(piece[: max(0, _KEPT_BYTES - body.tell())])
+                if body.length > max(INFLATED_BYTES, INFLATED_RATIO * packed_bytes):
+                    raise Unreadable("a data set that inflates more than a hundredfold")
     except zlib.error:
         raise Unreadable("no deflated data set") from None
-    if inflater.unconsumed_tail:
-        raise Unreadable(f"a data set that inflates beyond {MAXIMUM_INFLATED_BYTES} bytes")
-    return BytesIO(body)
+    body.seek(0)
+    return body
 
 
 def _uid(dataset: Dataset, keyword: str) -> str:
@@ -163,9 +198,11 @@ def _count(dataset: Dataset, keyword: str) -> int:
 
 def _is_cut_off(dataset: Dataset, body: BinaryIO) -> bool:
     """Whether a data set without pixel data ends inside an element."""
-    last = dataset.get_item(max(dataset.keys()))
+    # Raw: converting an empty value of an unknown VR raises.
+    last = dataset.get_item(max(dataset.keys()), keep_deferred=True)
     return isinstance(last, RawDataElement) and last.value_tell + last.length != _end(body)
 
 
 def _end(body: BinaryIO) -> int:
-    return body.seek(0, SEEK_END)
+    """Where the data set ends."""
+    return body.length if isinstance(body, _Inflated) else body.seek(0, SEEK_END)

@@ -16,6 +16,7 @@ from node import logs
 from node.app import Place, Role, prepare, run_role
 from node.commands.common import Exit, exit_code, settings_of
 from node.errors import NodeError
+from node.notify import notify
 from node.supervisor import READY, Supervisor, open_port
 
 
@@ -23,7 +24,12 @@ def serve(config: Path | None, role: Role | None) -> None:
     """Run the node, or the processes of one role, until SIGTERM or Ctrl-C."""
     settings = settings_of(config)
     stop = threading.Event()
-    _on_signals(stop.set)
+
+    def end() -> None:
+        notify("STOPPING=1")
+        stop.set()
+
+    _on_signals(end)
     logs.configure(settings.logging, "serve")
     prepare(settings)
     arguments = [] if config is None else ["--config", str(config.absolute())]
@@ -76,6 +82,7 @@ def _at_end_of_input(end: Callable[[], None]) -> None:
 
 
 def _say_all_ready(lines: list[str]) -> None:
+    notify("READY=1")
     # Each fact once: all acceptors tell the same port.
     _say_ready(" ".join(dict.fromkeys(" ".join(lines).split())))
 

@@ -105,7 +105,11 @@ class StreamingAssociation(Association):
             self._provider.step()
             context_id, message = self.dimse.get_msg(block=False)
             if message is not None:
-                self._serve_request(message, cast(int, context_id))
+                if message.is_valid_request:
+                    self._serve_request(message, cast(int, context_id))
+                else:
+                    # pynetdicom passes over it, and its sender would wait for an answer.
+                    self.abort()
                 _close_data_set(message)
                 self._provider.restart_idle_timer()
             if self.is_established and self.acse.is_release_requested():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import struct
 import threading
@@ -32,6 +33,8 @@ a few hundred bytes, a storage commitment of 10,000 instances is 2 MB."""
 
 _HEADER: Final = struct.Struct(">BxL")
 _P_DATA_TF: Final = 0x04
+# A-ABORT by the service provider, reason not specified.
+_ABORT: Final = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 0))
 _DATA_TRANSFER: Final = "Sta6"
 _CLOSING: Final = "Sta13"
 
@@ -139,7 +142,11 @@ class StreamingProvider(DULServiceProvider):
         except Exception as error:
             LOGGER.error("Invalid PDU received (%s)", type(error).__name__)
             self._is_out_of_step = True
-            self.event_queue.put("Evt19")
+            if self._kill_thread:
+                # The state machine gives up without a word when DIMSE cannot decode a command set.
+                self._break_off()
+            else:
+                self.event_queue.put("Evt19")
 
     def _read_pdu(self) -> None:
         while self._stream.buffered < _HEADER.size:
@@ -229,6 +236,9 @@ class StreamingProvider(DULServiceProvider):
 
     def _break_off(self) -> None:
         """End the association without the state machine, which is of no use any more."""
+        with contextlib.suppress(OSError):
+            # What the peer sent made no sense, but it shall hear so (PS3.8 9.3.8).
+            self._stream.send(_ABORT)
         self._stream._shutdown_socket()
         self.to_user_queue.put(A_P_ABORT())
         self._kill_thread = True
