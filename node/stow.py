@@ -7,6 +7,7 @@ the same whichever way it went.
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -16,10 +17,13 @@ import requests
 from dicomweb_client.api import DICOMwebClient
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from config.settings import TlsSettings, WebDestination
+from node import tls
 from node.association import Rejected, Unreachable
+from node.clock import utc_now
 from node.deliver import Answer, OutgoingInstance
 from node.errors import Refuse
 from node.status import PROCESSING_FAILURE, SUCCESS
@@ -40,7 +44,7 @@ _MAY_PASS: Final = (
 def send(
     instances: Sequence[OutgoingInstance],
     destination: WebDestination,
-    tls: TlsSettings,
+    settings: TlsSettings,
     timeout_s: float,
 ) -> Iterator[Answer]:
     """Store the instances with a web archive, some at a time.
@@ -48,7 +52,7 @@ def send(
     Args:
         instances: What to send; a file is read when its turn comes.
         destination: The archive.
-        tls: Whose certificate we show where the destination wants one.
+        settings: The TLS profile, and the certificate to show where the destination wants one.
         timeout_s: Longest wait for the connection and between two signs of life.
 
     Yields:
@@ -58,13 +62,13 @@ def send(
     Raises:
         Unreachable: When there is no answer or one that may be another later.
         Rejected: When the archive refuses us or the request; by its HTTP status alone.
-        Refuse: When the token cannot be read.
+        Refuse: When the token or our certificate cannot be read.
     """
     if not instances:
         return
     with requests.Session() as session:
         responses: list[requests.Response] = []
-        _prepare(session, destination, tls)
+        _prepare(session, destination, settings)
         # The client parses only some of the media types that archives name.
         session.hooks["response"].append(lambda response, **_: responses.append(response))
         client = DICOMwebClient(str(destination.url).rstrip("/"), session, timeout=timeout_s)
@@ -89,7 +93,18 @@ class _Bearer(AuthBase):
         return request
 
 
-def _prepare(session: requests.Session, destination: WebDestination, tls: TlsSettings) -> None:
+class _Profiled(HTTPAdapter):
+    """HTTPS within our TLS profile; requests by itself goes by its own."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context: Final = context
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, ssl_context=self._context, **options)
+
+
+def _prepare(session: requests.Session, destination: WebDestination, settings: TlsSettings) -> None:
     # Neither a proxy nor a password file of whoever started the node.
     session.trust_env = False
     # A redirect would turn the request into another one, to another host.
@@ -99,8 +114,8 @@ def _prepare(session: requests.Session, destination: WebDestination, tls: TlsSet
         session.auth = _Bearer(_token(destination.token_file))
     if destination.ca_file is not None:
         session.verify = str(destination.ca_file)
-    if destination.client_certificate:
-        session.cert = (str(tls.certificate_file), str(tls.key_file))
+    context = tls.web_context(settings, destination.client_certificate, utc_now())
+    session.mount("https://", _Profiled(context))
 
 
 def _token(path: Path) -> str:

@@ -205,6 +205,27 @@ def client_context(settings: TlsSettings, checks_name: bool, now: datetime) -> C
     return context
 
 
+def web_context(settings: TlsSettings, shows_certificate: bool, now: datetime) -> ssl.SSLContext:
+    """For HTTPS: the profile's versions and suites; whose certificates are taken is the caller's.
+
+    Args:
+        settings: Profile, and the files of our certificate.
+        shows_certificate: Whether it is shown.
+        now: The present moment, UTC.
+
+    Raises:
+        Refuse: When a file of it is wrong.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _harden(context, settings)
+    if shows_certificate:
+        try:
+            _show_certificate(context, settings, now)
+        except Stop as error:
+            raise Refuse(str(error)) from error
+    return context
+
+
 def expiries(settings: TlsSettings, now: datetime) -> tuple[Expiry, ...]:
     """Each configured certificate with the end of its validity, the nearest end first.
 
@@ -253,13 +274,23 @@ def reason_of(error: OSError) -> str:
 
 
 def _prepare(context: ssl.SSLContext, settings: TlsSettings, now: datetime) -> None:
+    _harden(context, settings)
+    _show_certificate(context, settings, now)
+    _, _, ca = _files(settings)
+    _check_validity("tls.ca_file", ca, now)
+    context.load_verify_locations(ca)
+
+
+def _harden(context: ssl.SSLContext, settings: TlsSettings) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_ciphers(":".join(PROFILES[settings.profile]))
     context.verify_mode = ssl.CERT_REQUIRED
-    certificate, key, ca = _files(settings)
-    for setting, path in (("tls.certificate_file", certificate), ("tls.ca_file", ca)):
-        _check_validity(setting, path, now)
+
+
+def _show_certificate(context: ssl.SSLContext, settings: TlsSettings, now: datetime) -> None:
+    certificate, key, _ = _files(settings)
+    _check_validity("tls.certificate_file", certificate, now)
     _read("tls.key_file", key)
     try:
         context.load_cert_chain(certificate, key, password=_refuse_password)
@@ -272,7 +303,6 @@ def _prepare(context: ssl.SSLContext, settings: TlsSettings, now: datetime) -> N
         raise Stop(
             f"tls.key_file: expected a private key in PEM, found none in {key}: {error.reason}"
         ) from error
-    context.load_verify_locations(ca)
 
 
 def _files(settings: TlsSettings) -> Iterator[Path]:

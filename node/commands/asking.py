@@ -27,7 +27,7 @@ def status(config: Path | None, as_json: bool) -> None:
         print_json(story)
         return
     rows = table("", "", "")
-    for what in ("series", "syntheses", "deliveries"):
+    for what in ("series", "syntheses", "deliveries", "announcements"):
         for number, (state, count) in enumerate(sorted(story[what].items())):
             rows.add_row(what if number == 0 else "", state, str(count))
     rows.add_row("instances", "received", str(story["instances"]))

@@ -16,6 +16,7 @@ from node.errors import Refuse
 from node.ledger.database import Database
 from node.ledger.presence import removed_at
 from node.records import (
+    AnnouncementRecord,
     AssociationRecord,
     AuditEventRecord,
     CommitmentRecord,
@@ -50,6 +51,7 @@ class Reports:
                 "series": _by_state(session, SeriesRecord.state),
                 "syntheses": _by_state(session, SynthesisRecord.state),
                 "deliveries": _by_state(session, DeliveryRecord.state),
+                "announcements": _by_state(session, AnnouncementRecord.state),
                 "instances": session.scalar(select(func.count()).select_from(InstanceRecord)),
                 "quarantined": session.scalar(select(func.count()).select_from(QuarantineRecord)),
                 "open_associations": session.scalar(

@@ -21,6 +21,8 @@ from node.errors import Refuse, Stop
 from node.fetching import Fetcher, source_named
 from node.ledger.entries import Destination
 from node.query import FoundSeries, Query
+from node.records import RemovalRecord
+from node.states import RemovalState
 from tests.node.samples import PATIENT, SERIES_UID, STUDY_UID, ct, with_meta
 from tests.node.scu import associated, store_bytes, write_file
 from tests.node.test_receive import Station
@@ -139,6 +141,36 @@ def test_a_study_is_moved_to_our_port(tmp_path: Path, kind: str) -> None:
             assert by_move.fetch(found, seen.append).is_complete
         assert len(at.held()) == SLICES
         assert seen[-1].completed == SLICES
+
+
+def test_what_retention_deleted_comes_again(tmp_path: Path) -> None:
+    node = tmp_path / "node"
+    with station(node) as at, archive("dcmqrscp", tmp_path, at.port) as (port, ae_title):
+        by_get = fetcher(at, node, port, ae_title, "get")
+        (found,) = by_get.find(study_uid=STUDY_UID)
+        with by_get.alone():
+            assert by_get.fetch(found).is_complete
+        series = at.ledger.series.get(SERIES_UID)
+        assert series is not None
+        path = series.instances[0].path
+        at.archive.resolve(path).unlink()
+        with at.ledger.database.transaction() as session:
+            session.add(
+                RemovalRecord(
+                    kind="series",
+                    unit=SERIES_UID,
+                    subject=series.instances[0].sop_instance_uid,
+                    path=path,
+                    rule="a test",
+                    state=str(RemovalState.REMOVED),
+                    marked_at=at.ledger.database.now(),
+                    ended_at=at.ledger.database.now(),
+                )
+            )
+        with by_get.alone():
+            result = by_get.fetch(found)
+        assert (result.held_before, result.held) == (SLICES - 1, SLICES)
+        assert at.archive.resolve(path).is_file()
 
 
 def test_what_does_not_come_is_told(tmp_path: Path) -> None:

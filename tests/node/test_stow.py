@@ -51,11 +51,21 @@ class Web:
     Args:
         answer: Given the SOP Instance UIDs of a request, HTTP status and JSON body.
         wants_certificate: Of the client.
+        ciphers: Of TLS 1.2, and nothing else.
     """
 
-    def __init__(self, ca: Authority, answer: Script, wants_certificate: bool = False) -> None:
+    def __init__(
+        self,
+        ca: Authority,
+        answer: Script,
+        wants_certificate: bool = False,
+        ciphers: str | None = None,
+    ) -> None:
         pair = ca.issue("web")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if ciphers is not None:
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            context.set_ciphers(ciphers)
         context.load_cert_chain(pair.certificate, pair.key)
         if wants_certificate:
             context.verify_mode = ssl.CERT_REQUIRED
@@ -274,6 +284,19 @@ def test_a_service_of_another_ca_gets_nothing(
     with Web(ca, lambda uids: (200, {})) as web, pytest.raises(Unreachable, match="TLS failed"):
         send(instances, web_destination(web.url, other))
     assert web.heard == []
+
+
+def test_a_service_outside_the_profile_gets_nothing(
+    ca: Authority, instances: list[OutgoingInstance]
+) -> None:
+    with (
+        Web(ca, lambda uids: (200, {}), ciphers="ECDHE-ECDSA-AES128-SHA256") as web,
+        pytest.raises(Unreachable, match="TLS failed"),
+    ):
+        send(instances, web_destination(web.url, ca))
+    accept: Script = lambda uids: (200, response(dict.fromkeys(uids, 0), {}))  # noqa: E731
+    with Web(ca, accept, ciphers="ECDHE-ECDSA-AES128-GCM-SHA256") as web:
+        assert len(send(instances, web_destination(web.url, ca))) == 3
 
 
 @pytest.mark.parametrize(
