@@ -8,7 +8,7 @@ SHELL := bash
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-PEERS := systemd rsyslog rsyslog-gnutls dcmtk orthanc orthanc-dicomweb postgresql
+PEERS := systemd rsyslog rsyslog-gnutls dcmtk orthanc orthanc-dicomweb postgresql strace
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: help demo test install lint types imports dockerfile unit peers constraints clean

@@ -123,6 +123,8 @@ class SynthesisSettings(_Section):
     device: Literal["auto", "cpu", "cuda"]
     model_folder: Path | None = None
     threads: Annotated[int, Field(ge=0)]
+    minimum_free_bytes: Annotated[int, Field(ge=0)]
+    maximum_waiting: Annotated[int, Field(ge=1)]
 
     @model_validator(mode="after")
     def _contrasts_once(self) -> SynthesisSettings:

@@ -19,7 +19,8 @@ from typing import Final
 import structlog
 
 from config.settings import Settings
-from node import logs, tls
+from node import faults, logs, tls
+from node.archive import Archive
 from node.audit import Kind
 from node.clock import utc_now
 from node.completion import CompletionLoop
@@ -111,6 +112,7 @@ def run_role(place: Place, settings: Settings, stop: threading.Event, on_ready: 
         Stop: When it cannot run: a lock, a port, a model, a schema.
     """
     logs.configure(settings.logging, place.name)
+    faults.identify(str(place.role))
     prepare(settings)
     name = process_name(settings, place.name)
     with hold(settings.node.data_folder, name) as beat, _on_record(name, settings):
@@ -220,7 +222,7 @@ def _receive(settings: Settings, place: Place, turns: Turns, on_ready: OnReady) 
     try:
         on_ready(f"port={receiver.port} ae={settings.node.ae_title}")
         if place.number == 0:
-            _look_after_series(settings, ledger, turns)
+            _look_after_series(settings, ledger, archive, turns)
         else:
             turns.repeat(lambda: None, BEAT_S)
     finally:
@@ -228,7 +230,7 @@ def _receive(settings: Settings, place: Place, turns: Turns, on_ready: OnReady) 
         ledger.close()
 
 
-def _look_after_series(settings: Settings, ledger: Ledger, turns: Turns) -> None:
+def _look_after_series(settings: Settings, ledger: Ledger, archive: Archive, turns: Turns) -> None:
     """Complete, select and dispatch what all acceptors took, and fetch what was announced."""
     from node.announced import AnnouncedSeries  # noqa: PLC0415  the other roles have no use for it
     from node.fetching import PROCESS  # noqa: PLC0415
@@ -238,11 +240,16 @@ def _look_after_series(settings: Settings, ledger: Ledger, turns: Turns) -> None
     def create(held: HeldSeries, selected: Selected) -> None:
         ledger.syntheses.create(new_synthesis(held, selected, settings, model), "selection")
 
-    selector = Selector(ledger, settings.selection, settings.synthesis.contrasts, create)
+    limit = settings.synthesis.maximum_waiting
+    selector = Selector(ledger, settings.selection, settings.synthesis.contrasts, create, limit)
     completion = CompletionLoop(
         ledger, settings.completion, selector.decide, archive_count(settings)
     )
-    dispatcher = Dispatcher(ledger.syntheses, engine_url(settings))
+    dispatcher = Dispatcher(
+        ledger.syntheses,
+        engine_url(settings),
+        lambda: archive.free_bytes() >= settings.synthesis.minimum_free_bytes,
+    )
     if not settings.delivery.names and not settings.delivery.back_to_sender:
         log.warning("no destination is configured: results stay in the archive")
 
@@ -282,9 +289,19 @@ def _work(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
     turns.beside(worker.if_eldest(committer.run_once), COMMIT_S, "commitment")
     on_ready(f"device={model.device} model={model.digest[:12]}")
     keeper = Keeper(settings, ledger, archive)
-    keep = worker.if_eldest(lambda: keeper.run_once(utc_now()))
-    turns.beside(keep, settings.retention.poll_s, "retention")
-    turns.repeat(worker.if_eldest(reconciler.run_once), RECONCILE_S)
+
+    def keep() -> None:
+        if files := keeper.run_once(utc_now()):
+            log.info("deleted by retention", files=files)
+
+    turns.beside(worker.if_eldest(keep), settings.retention.poll_s, "retention")
+    waker, reconcile = worker.waker(), worker.if_eldest(reconciler.run_once)
+
+    def turn() -> None:
+        waker.run_once()
+        reconcile()
+
+    turns.repeat(turn, RECONCILE_S)
     if fenced.is_set():
         # Whoever ended this life has the work; a process that waits for its own might still send.
         raise Fenced("this worker was declared dead while it stood still; start it again")

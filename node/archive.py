@@ -32,7 +32,8 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 
-from node.errors import Refuse, Retry
+from node.errors import NoSpace, Refuse, Retry
+from node.faults import Point, reach
 from pipeline.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 # PS3.5 9.1, save that leading zeros pass: some old scanners write them, and they harm nobody.
@@ -119,8 +120,11 @@ class Incoming:
     def settle(self, target: Path) -> None:
         """Make the content durable and give it its name; the name is not durable yet."""
         self._stream.flush()
+        reach(Point.ARCHIVE_WRITTEN)
         os.fsync(self._stream.fileno())
+        reach(Point.ARCHIVE_SYNCED)
         os.replace(self._path, target)
+        reach(Point.ARCHIVE_RENAMED)
 
 
 class Archive:
@@ -179,6 +183,7 @@ class Archive:
         with _disk():
             for folder in {(self.folder / path).parent for path in paths}:
                 _sync_folder(folder)
+        reach(Point.ARCHIVE_DURABLE)
 
     def set_apart(self, path: str) -> str:
         """Move an instance that is on no record to the quarantine, durably; returns its new path.
@@ -192,6 +197,7 @@ class Archive:
             # Gone when another sender of the very same bytes was faster: then they lie there.
             with contextlib.suppress(FileNotFoundError):
                 os.replace(source, self.folder / apart)
+            reach(Point.QUARANTINE_MOVED)
             _sync_folder((self.folder / apart).parent)
         return apart.as_posix()
 
@@ -281,10 +287,14 @@ class Archive:
                 with temporary.open("wb") as stream:
                     stream.write(content)
                     stream.flush()
+                    reach(Point.ARCHIVE_WRITTEN)
                     os.fsync(stream.fileno())
                 self._make_folder(target.parent)
+                reach(Point.ARCHIVE_SYNCED)
                 os.replace(temporary, target)
+                reach(Point.ARCHIVE_RENAMED)
                 _sync_folder(target.parent)
+                reach(Point.ARCHIVE_DURABLE)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
@@ -334,7 +344,8 @@ def _disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Retry(f"the archive's disk refused a file: {error.strerror}") from error
+        kind = NoSpace if NoSpace.is_cause(error) else Retry
+        raise kind(f"the archive's disk refused a file: {error.strerror}") from error
 
 
 def _file_meta(encoding: Encoding) -> bytes:

@@ -40,6 +40,7 @@ class Kind(StrEnum):
     SYNTHESIS_STARTED = "synthesis.started"
     SYNTHESIS_PACKAGED = "synthesis.packaged"
     SYNTHESIS_DECLINED = "synthesis.declined"
+    SYNTHESIS_POSTPONED = "synthesis.postponed"
     SYNTHESIS_FAILED = "synthesis.failed"
     SYNTHESIS_RETRIED = "synthesis.retried"
     SYNTHESIS_DELIVERED = "synthesis.delivered"

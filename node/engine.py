@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import structlog
 from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions, StepOptions
 
 from config.settings import Settings
 from node.errors import Retry
+from node.faults import Point, reach
 from node.ledger.entries import Dispatch
 from node.ledger.syntheses import Syntheses
 
@@ -39,6 +41,9 @@ ASSOCIATIONS_PER_DESTINATION: Final = 1
 POLL_S: Final = 0.25
 # With doubling waits from one second: half a minute of a busy ledger, beyond its own patience.
 LEDGER_TRIES: Final = 6
+
+Result = TypeVar("Result")
+log = structlog.get_logger()
 
 
 def engine_url(settings: Settings) -> str:
@@ -202,7 +207,15 @@ def enqueue_delivery(ticket: Mapping[str, Any], wait_s: float = 0.0) -> None:
     The wait belongs to the queue, not to a sleeping workflow: it holds no place that another
     destination could use, and it survives a restart.
     """
-    options = EnqueueOptions(
+    options = delivery_options(ticket)
+    if wait_s > 0:
+        options["delay_seconds"] = wait_s
+    DBOS.enqueue_workflow_with_options(options, dict(ticket))
+
+
+def delivery_options(ticket: Mapping[str, Any]) -> EnqueueOptions:
+    """How an attempt enters the queue."""
+    return EnqueueOptions(
         workflow_name=DELIVERY_WORKFLOW,
         queue_name=DELIVERY_QUEUE,
         workflow_id=delivery_id(ticket["delivery"], ticket["number"]),
@@ -210,9 +223,17 @@ def enqueue_delivery(ticket: Mapping[str, Any], wait_s: float = 0.0) -> None:
         priority=ticket["priority"],
         queue_partition_key=ticket["destination"],
     )
-    if wait_s > 0:
-        options["delay_seconds"] = wait_s
-    DBOS.enqueue_workflow_with_options(options, dict(ticket))
+
+
+def run_step(name: str, step: Callable[..., Result], *arguments: Any) -> Result:
+    """Run a step of a workflow, once the engine has it on record that it did not run before."""
+
+    def run() -> Result:
+        result = step(*arguments)
+        reach(Point(f"step.{name}"))
+        return result
+
+    return DBOS.run_step(step_options(name), run)
 
 
 def step_options(name: str) -> StepOptions:
@@ -232,17 +253,25 @@ class Dispatcher:
     Args:
         syntheses: The ledger's verbs.
         url: Of the engine, which `prepare_engine` has made ready.
+        has_room: Whether the disk has room for a run; while it has none, runs wait in the ledger.
     """
 
-    def __init__(self, syntheses: Syntheses, url: str) -> None:
+    def __init__(
+        self, syntheses: Syntheses, url: str, has_room: Callable[[], bool] = lambda: True
+    ) -> None:
         self._syntheses: Final = syntheses
+        self._has_room: Final = has_room
         self._client: Final = DBOSClient(system_database_url=url, application_name=APPLICATION)
 
     def run_once(self) -> int:
         """Offer every run that the engine does not have; how many that were."""
         runs = self._syntheses.undispatched()
+        if runs and not self._has_room():
+            log.warning("syntheses wait for disk space", waiting=len(runs))
+            return 0
         for dispatch in runs:
             self._client.enqueue(synthesis_options(dispatch), dispatch.job_id, dispatch.run)
+            reach(Point.DISPATCH_OFFERED)
             self._syntheses.mark_dispatched(dispatch.job_id, dispatch.run)
         return len(runs)
 

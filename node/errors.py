@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class NodeError(Exception):
     """Base of every error the node raises on purpose."""
@@ -9,6 +11,15 @@ class NodeError(Exception):
 
 class Retry(NodeError):
     """It may work later, unchanged: a destination that is down, a database that is busy."""
+
+
+class NoSpace(Retry):
+    """The disk is full; it may work once somebody has made room."""
+
+    @staticmethod
+    def is_cause(error: OSError) -> bool:
+        """Whether this is what the system says when a disk, a quota or a file size is used up."""
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Refuse(NodeError):

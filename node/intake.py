@@ -6,7 +6,7 @@ it and passes on the answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
@@ -18,6 +18,7 @@ from config.settings import Settings
 from node import words
 from node.archive import Archive, Encoding, Incoming
 from node.errors import Refuse, Retry
+from node.faults import Point, reach
 from node.header import Header, Unidentified, Unreadable, read_header
 from node.ledger import Ledger
 from node.ledger.receiving import (
@@ -37,6 +38,9 @@ log = structlog.get_logger(__name__)
 
 # Error Comment (0000,0902) is an LO.
 _COMMENT_LENGTH: Final = 64
+# How much of a data set is written between two looks at the disk: what all associations together
+# may write past receive.minimum_free_bytes is this many times their number.
+_LOOK_BYTES: Final = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -161,10 +165,14 @@ class Reception:
     Args:
         offer: What was announced.
         maximum_bytes: Of the data set.
+        has_room: Whether the disk may take more. What all associations of all processes have
+            written so far counts in it, so that several large data sets cannot pass it together.
     """
 
-    def __init__(self, offer: Offer, maximum_bytes: int) -> None:
+    def __init__(self, offer: Offer, maximum_bytes: int, has_room: Callable[[], bool]) -> None:
         self.offer: Final = offer
+        self._has_room: Final = has_room
+        self._looked_at_bytes = 0
         self.incoming: Incoming | None = None
         self.refusal: Response | None = None
         self._maximum_bytes: Final = maximum_bytes
@@ -196,6 +204,15 @@ class Reception:
             self.incoming.write(fragment)
         except OSError as error:
             self._fail(error)
+            return
+        if self.incoming.size_bytes - self._looked_at_bytes >= _LOOK_BYTES:
+            self._looked_at_bytes = self.incoming.size_bytes
+            if not self._has_room():
+                self.refuse_full()
+
+    def refuse_full(self) -> None:
+        """Answer that the disk is as full as it may be."""
+        self.refuse(Answer.OUT_OF_RESOURCES, "free space is below the limit of this node")
 
     def refuse(self, answer: Answer, comment: str) -> None:
         """Answer so, and drop what came and what will come."""
@@ -229,14 +246,17 @@ class Intake:
 
     def begin(self, offer: Offer) -> Reception:
         """Begin to take an instance, before any of its data set is there; never raises."""
-        reception = Reception(offer, self._settings.maximum_dataset_bytes)
+        reception = Reception(offer, self._settings.maximum_dataset_bytes, self._has_room)
         if offer.sop_class_uid != offer.abstract_syntax_uid:
             reception.refuse(Answer.MISMATCH, "SOP Class is not that of the presentation context")
-        elif self._archive.free_bytes() < self._settings.minimum_free_bytes:
-            reception.refuse(Answer.OUT_OF_RESOURCES, "free space is below the limit of this node")
+        elif not self._has_room():
+            reception.refuse_full()
         else:
             reception.begin(self._archive)
         return reception
+
+    def _has_room(self) -> bool:
+        return self._archive.free_bytes() >= self._settings.minimum_free_bytes
 
     def take(self, reception: Reception, association_id: int) -> Response:
         """Take an instance whose data set is complete, or say why not.
@@ -299,6 +319,7 @@ class Intake:
             outcome = self._together.do(replace(arrival, is_there=True))
         if isinstance(outcome, Conflict):
             return self._quarantine(received, outcome, association_id, sender)
+        reach(Point.RECEIVE_ANSWERING)
         log.debug(
             "instance received",
             sop_instance_uid=header.sop_instance_uid,

@@ -108,6 +108,7 @@ def local_node(
         "web": {"port": 0},
         # A demonstration should not fail on a small disk, and one sender needs one acceptor.
         "receive": {"allow_any_peer": True, "processes": 1, "minimum_free_bytes": 100_000_000},
+        "synthesis": {"minimum_free_bytes": 100_000_000},
         "delivery": {"destinations": [dict(one) for one in destinations]},
         "logging": {"format": "json"},
     }

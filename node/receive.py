@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -98,8 +99,9 @@ _CALLING_AE_NOT_RECOGNIZED: Final = (0x01, 0x01, 0x03)
 _CALLED_AE_NOT_RECOGNIZED: Final = (0x01, 0x01, 0x07)
 # Rejected for now, by the service provider (presentation): local limit exceeded.
 _LOCAL_LIMIT_EXCEEDED: Final = (0x02, 0x03, 0x02)
-# Connections that have not become an association yet, for each that may: a handshake is short.
-_CONNECTIONS_PER_ASSOCIATION: Final = 2
+# Connections, for each association there may be. A storm hears that it should come later instead of
+# nothing; until it has sent a data set, a connection costs a thread and little more.
+_CONNECTIONS_PER_ASSOCIATION: Final = 10
 
 
 class Receiver:
@@ -135,6 +137,8 @@ class Receiver:
         self._port: Final = port
         self._lock: Final = threading.Lock()
         self._association_ids: Final[dict[Association, int]] = {}
+        # Who has a place, with the address it came from; those that are gone stay until the next.
+        self._seated: list[tuple[Association, str]] = []
         self._server: ThreadedAssociationServer | None = None
 
     @property
@@ -165,7 +169,6 @@ class Receiver:
         orphans = self._receiving.close_orphans(self._process)
         handlers: list[Any] = [
             (evt.EVT_REQUESTED, self._on_requested),
-            (evt.EVT_REJECTED, self._on_rejected),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_N_EVENT_REPORT, lambda event: commitment.respond(event, self._on_report)),
             (evt.EVT_N_CREATE, lambda event: announcement.respond(event, self._on_announced)),
@@ -219,7 +222,8 @@ class Receiver:
         entity = AE(ae_title=self._node.ae_title)
         entity.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
         entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        entity.maximum_associations = self._settings.maximum_associations
+        # Counted by `_seat`.
+        entity.maximum_associations = sys.maxsize
         entity.maximum_pdu_size = self._settings.maximum_pdu_bytes
         entity.network_timeout = self._settings.network_timeout_s
         entity.acse_timeout = self._settings.network_timeout_s
@@ -240,13 +244,8 @@ class Receiver:
             self._reject(event.assoc, sender, _CALLED_AE_NOT_RECOGNIZED, "called AE is not ours")
         elif not self._is_allowed(sender):
             self._reject(event.assoc, sender, _CALLING_AE_NOT_RECOGNIZED, "not among receive.peers")
-        elif self._count(sender) > self._settings.maximum_associations_per_peer:
-            reason = "too many associations of this peer"
+        elif (reason := self._seat(event.assoc, sender)) is not None:
             self._reject(event.assoc, sender, _LOCAL_LIMIT_EXCEEDED, reason)
-
-    def _on_rejected(self, event: evt.Event) -> None:
-        """The protocol's own rejection; ours do not pass here."""
-        self._record_rejection(_sender_of(event.assoc), "too many associations")
 
     def _on_released(self, event: evt.Event) -> None:
         self._close(event.assoc, Ending.RELEASED)
@@ -296,21 +295,29 @@ class Receiver:
             for allowed in self._settings.peers
         )
 
-    def _count(self, sender: Sender) -> int:
-        """How many associations this peer's address has with us, the one in question included."""
-        active = self._server.active_associations if self._server else []
-        return sum(
-            _plain_address(str(one.requestor.address)) == sender.address
-            for one in active
-            if not one.is_rejected
-        )
+    def _seat(self, association: Association, sender: Sender) -> str | None:
+        """Give a peer one of the places there are; why it gets none.
+
+        Connections that have not asked for an association take no place, nor do those that are
+        turned away: pynetdicom counts both, and a storm would have it turn away everybody.
+        """
+        with self._lock:
+            self._seated = [(one, at) for one, at in self._seated if one.is_alive()]
+            if len(self._seated) >= self._settings.maximum_associations:
+                return "too many associations"
+            of_peer = sum(address == sender.address for _, address in self._seated)
+            if of_peer >= self._settings.maximum_associations_per_peer:
+                return "too many associations of this peer"
+            self._seated.append((association, sender.address))
+        return None
 
     def _reject(
         self, association: Association, sender: Sender, reason: tuple[int, int, int], text: str
     ) -> None:
         association.acse.send_reject(*reason)
-        self._record_rejection(sender, text)
+        # The answer leaves with this; the ledger may be busy, above all when many are turned away.
         association.kill()
+        self._record_rejection(sender, text)
 
     def _record_rejection(self, sender: Sender, reason: str) -> None:
         log.warning(

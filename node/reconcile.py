@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import Final
 
 import structlog
-from dbos import DBOSClient
+from dbos import DBOSClient, WorkflowStatus
 
 from node.engine import (
     APPLICATION,
     adopt_older,
+    delivery_options,
     delivery_prefix,
     synthesis_id,
 )
@@ -24,9 +25,11 @@ from node.states import SynthesisState
 
 LIVE: Final = frozenset({"PENDING", "ENQUEUED", "DELAYED"})
 LOST: Final = "LOST"
+# No other exception leaves a workflow than that the ledger did not answer for long.
+LEDGER_AWAY: Final = "ERROR"
 _WORDS: Final = {
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "it took the worker down too often",
-    "ERROR": "the ledger was away for too long",
+    LEDGER_AWAY: "the ledger was away for too long",
     "CANCELLED": "it was canceled in the workflow engine",
     "SUCCESS": "it ended without a result",
     LOST: "the workflow engine does not know it any more",
@@ -73,6 +76,8 @@ class Reconciler:
             return 0
         if status == LOST:
             self._begin_again(entry)
+        elif status == LEDGER_AWAY:
+            self._ledger.syntheses.postpone(entry.job_id, entry.run, _WORDS[status], self._actor)
         else:
             reason = f"the run was given up: {_WORDS.get(status, status)}; `pseudomri retry` it"
             self._ledger.syntheses.fail(entry.job_id, entry.run, reason, self._actor)
@@ -93,17 +98,26 @@ class Reconciler:
 
     def _check_delivery(self, delivery: int) -> int:
         found = self._client.list_workflows(
-            workflow_id_prefix=delivery_prefix(delivery), load_input=False, load_output=False
+            workflow_id_prefix=delivery_prefix(delivery), load_output=False
         )
-        statuses = [one.status for one in found]
-        if LIVE.intersection(statuses) or not self._ledger.deliveries.is_open(delivery):
+        statuses = {str(one.status) for one in found}
+        if LIVE & statuses or not self._ledger.deliveries.is_open(delivery):
             return 0
         # An attempt ends by putting the next one into the queue: the engine lost both.
-        last = statuses[-1] if statuses else LOST
-        reason = f"the delivery was given up: {_WORDS.get(last, last)}"
-        self._ledger.deliveries.abandon(delivery, reason, self._actor)
+        last = str(found[-1].status) if found else LOST
+        if last == LEDGER_AWAY:
+            self._offer_again(found[-1])
+        else:
+            reason = f"the delivery was given up: {_WORDS.get(last, last)}"
+            self._ledger.deliveries.abandon(delivery, reason, self._actor)
         log.warning("delivery corrected", delivery=delivery, engine=last)
         return 1
+
+    def _offer_again(self, attempt: WorkflowStatus) -> None:
+        """Put the attempt that an absent ledger ended into the queue once more."""
+        (ticket,) = attempt.input["args"] if attempt.input else ({},)
+        following = {**ticket, "number": ticket["number"] + 1}
+        self._client.enqueue(delivery_options(following), following)
 
     def _status(self, workflow_id: str) -> str:
         found = self._client.list_workflows(

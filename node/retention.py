@@ -14,17 +14,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from config.settings import RetentionSettings, Settings
 from node.archive import Archive
 from node.clock import from_text, to_text
 from node.errors import Refuse
+from node.faults import Point, reach
 from node.ledger import Ledger
 from node.ledger.retention import BATCH, Marked, Standing, Unit, UnitKind
 from node.states import SETTLED, SeriesState, SynthesisState
-
-log = structlog.get_logger(__name__)
 
 ACTOR: Final = "retention"
 
@@ -139,9 +136,8 @@ class Keeper:
         removed = self._remove_marked()
         for one in self.plan(now).going:
             self._retention.mark(one.unit.kind, one.unit.key, one.rule, must_stay, ACTOR)
+        reach(Point.RETENTION_MARKED)
         removed += self._remove_marked()
-        if removed:
-            log.info("deleted by retention", files=removed)
         return removed
 
     def _remove_marked(self) -> int:

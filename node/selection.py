@@ -15,6 +15,7 @@ would cost trauma patients the minute that the rest of this node saves.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,6 +25,7 @@ import structlog
 from config.settings import SelectionSettings
 from node.candidate import Candidate, SeriesSummary, measure
 from node.errors import LostRace
+from node.faults import Point, reach
 from node.ledger import Ledger
 from node.ledger.series import HeldSeries
 from node.logs import describe
@@ -37,6 +39,9 @@ ACTOR: Final = "selection"
 TRAUMA_PRIORITY: Final = 1
 ROUTINE_PRIORITY: Final = 10
 """Lower runs first; the numbers between are left for a hand."""
+
+# Reading the headers of a study that waits costs more than the seconds it may wait longer.
+HELD_BACK_S: Final = 5.0
 
 # Half a kernel step: what a radiologist would see, not what a rounding makes.
 CLEARLY_BETTER_MM: Final = 0.5
@@ -125,9 +130,11 @@ class Selector:
     """Decides about the complete series of a study, and has a synthesis made of those selected.
 
     Args:
-        ledger: Where the series are, and where the decisions go.
+        ledger: Where the series are and the decisions go; how many syntheses wait is asked there.
         settings: Of selection.
         contrasts: Of every synthesis.
+        maximum_waiting: When so many syntheses wait that are as urgent as those of a study, or more
+            so, the study waits too, undecided. Trauma therefore never waits for the rest.
         create: Queues the synthesis of a selected series, from exactly the instances it is given.
             It is called before the decision is on record, so that a crash in between repeats it:
             it must do nothing the second time.
@@ -139,26 +146,40 @@ class Selector:
         settings: SelectionSettings,
         contrasts: tuple[str, ...],
         create: Callable[[HeldSeries, Selected], None],
+        maximum_waiting: int,
     ) -> None:
         self._series: Final = ledger.series
         self._settings: Final = settings
         self._contrasts: Final = contrasts
         self._create: Final = create
+        self._syntheses: Final = ledger.syntheses
+        self._maximum_waiting: Final = maximum_waiting
+        self._look_again: Final[dict[str, float]] = {}
 
     def decide(self, study_uid: str) -> None:
-        """Decide about every complete series of a study; harmless when there is none.
+        """Decide about every complete series of a study; harmless when there is none, and nothing
+        while too many syntheses wait.
 
         Raises:
             Retry: When the ledger does not answer; nothing is half-decided.
         """
+        if time.monotonic() < self._look_again.get(study_uid, 0.0):
+            return
+        self._look_again.pop(study_uid, None)
         study = {held.series_uid: held for held in self._series.of_study(study_uid)}
         decisions = select(
             [_summary(held) for held in study.values()], self._settings, self._contrasts
         )
+        urgencies = [one.priority for one in decisions.values() if isinstance(one, Selected)]
+        if urgencies and self._syntheses.waiting(min(urgencies)) >= self._maximum_waiting:
+            log.warning("study waits: too many syntheses do", study_uid=study_uid)
+            self._look_again[study_uid] = time.monotonic() + HELD_BACK_S
+            return
         for series_uid, decision in decisions.items():
             held = study[series_uid]
             if isinstance(decision, Selected):
                 self._create(held, decision)
+                reach(Point.SELECTION_QUEUED)
                 state, detail = SeriesState.SELECTED, dict(decision.detail)
             else:
                 state, detail = SeriesState.DECLINED, vars(decision)

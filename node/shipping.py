@@ -13,7 +13,6 @@ from datetime import timedelta
 from typing import Any, Final
 
 import structlog
-from dbos import DBOS
 
 from config.settings import DeliverySettings, Settings
 from node import engine, stow
@@ -23,6 +22,7 @@ from node.clock import Clock, from_text, to_text
 from node.deliver import Answer, OutgoingInstance, read_header, resolve, secured
 from node.engine import Ticket
 from node.errors import Refuse, Retry
+from node.faults import Point, reach
 from node.intact import intact_output
 from node.ledger import Ledger
 from node.ledger.entries import Attempt, Destination
@@ -85,11 +85,11 @@ class Shipping:
 
     def delivery(self, ticket: Ticket) -> str:
         """One attempt, as a workflow; tells how it ended."""
-        result = DBOS.run_step(engine.step_options("attempt"), self._attempt_step, asdict(ticket))
+        result = engine.run_step("attempt", self._attempt_step, asdict(ticket))
         if result["next"] is not None:
             engine.enqueue_delivery(result["next"], result["wait_s"])
         elif result["ended"] == "delivered":
-            DBOS.run_step(engine.step_options("commit"), self.commit, result["job_id"])
+            engine.run_step("commit", self.commit, result["job_id"])
         return str(result["ended"])
 
     def commit(self, job_id: str) -> bool:
@@ -113,6 +113,7 @@ class Shipping:
         delivery = self._ledger.deliveries.get(ticket.delivery)
         ended: dict[str, Any] = {"job_id": delivery.job_id, "next": None, "wait_s": 0.0}
         attempt = self._ledger.deliveries.begin_attempt(ticket.delivery)
+        reach(Point.DELIVERY_BEGUN)
         if attempt is None:
             # It was ended by a life of this step that died before the engine heard of it.
             state = self._ledger.deliveries.get(ticket.delivery).state
@@ -121,6 +122,7 @@ class Shipping:
             job=delivery.job_id[:12], destination=ticket.destination
         ):
             problem, is_refusal = self._try(attempt)
+            reach(Point.DELIVERY_SENT)
             if problem is None:
                 self._ledger.deliveries.delivered(attempt, self._actor)
                 log.info("delivered", instances=len(attempt.remaining))
@@ -147,6 +149,7 @@ class Shipping:
                 for output in attempt.remaining
             ]
             for answer in self._answers(instances, attempt.destination):
+                reach(Point.DELIVERY_ANSWERED)
                 self._ledger.deliveries.answer(attempt, answer.sop_instance_uid, answer.status)
                 if not is_accepted(answer.status):
                     refused[answer.status] = refused.get(answer.status, 0) + 1

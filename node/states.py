@@ -85,17 +85,22 @@ SERIES_MOVES: Mapping[SeriesState, frozenset[SeriesState]] = {
 }
 
 SYNTHESIS_MOVES: Mapping[SynthesisState, frozenset[SynthesisState]] = {
-    SynthesisState.QUEUED: frozenset({SynthesisState.RUNNING, SynthesisState.FAILED}),
-    # Running again is a worker that died and was resumed.
+    SynthesisState.QUEUED: frozenset(
+        {SynthesisState.RUNNING, SynthesisState.FAILED, SynthesisState.QUEUED}
+    ),
+    # Running again is a worker that died and was resumed; queued again, one that found no room.
     SynthesisState.RUNNING: frozenset(
         {
             SynthesisState.RUNNING,
             SynthesisState.PACKAGED,
             SynthesisState.DECLINED,
             SynthesisState.FAILED,
+            SynthesisState.QUEUED,
         }
     ),
-    SynthesisState.PACKAGED: frozenset({SynthesisState.DELIVERING, SynthesisState.FAILED}),
+    SynthesisState.PACKAGED: frozenset(
+        {SynthesisState.DELIVERING, SynthesisState.FAILED, SynthesisState.QUEUED}
+    ),
     SynthesisState.DELIVERING: frozenset({SynthesisState.DELIVERED, SynthesisState.FAILED}),
     # Delivering again, or failed: a destination would not take responsibility for what it has.
     SynthesisState.DELIVERED: frozenset(

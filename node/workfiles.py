@@ -6,6 +6,7 @@ header of the CT: `work/JOB_ID-RUN/stack.npz` and `synthesis.npz` in the data fo
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -18,6 +19,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from node.errors import NoSpace
+from node.faults import Point, reach
 from pipeline.geometry import Float32, Grid, Volume
 from pipeline.places import Mask, Places
 
@@ -165,6 +168,12 @@ class WorkFiles:
             facts["timings_s"],
         )
 
+    def hand_on(self, following: WorkFiles) -> None:
+        """Leave everything to a later run of the same job, which may have begun."""
+        with contextlib.suppress(OSError):
+            self._folder.rename(following._folder)
+        self.remove()
+
     def remove(self) -> None:
         """Forget the run; harmless when it is forgotten."""
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -173,14 +182,26 @@ class WorkFiles:
         content = io.BytesIO()
         text = json.dumps(facts, sort_keys=True, allow_nan=False)
         np.savez(content, facts=np.frombuffer(text.encode(), dtype=np.uint8), **arrays)
+        try:
+            self._write(name, content.getbuffer())
+        except OSError as error:
+            if not NoSpace.is_cause(error):
+                raise
+            # What was written of it only makes the disk fuller.
+            (self._folder / f"{name}.part").unlink(missing_ok=True)
+            raise NoSpace(f"the work folder's disk is full: {error.strerror}") from error
+
+    def _write(self, name: str, content: memoryview) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         part = self._folder / f"{name}.part"
         with part.open("wb") as stream:
-            stream.write(content.getbuffer())
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
+        reach(Point.WORK_WRITTEN)
         part.replace(self._folder / name)
         _sync_folder(self._folder)
+        reach(Point.WORK_DURABLE)
 
     def _load(self, name: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
         try:

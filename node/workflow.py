@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -24,7 +25,8 @@ from node.archive import Archive
 from node.clock import Clock
 from node.committer import Committer
 from node.engine import DELIVERY_WORKFLOW, SYNTHESIS_WORKFLOW, Ticket
-from node.errors import Fenced, LostRace, NodeError, Refuse, Retry
+from node.errors import Fenced, LostRace, NodeError, NoSpace, Refuse, Retry
+from node.faults import Point, reach
 from node.heartbeat import Heartbeat
 from node.intact import intact_output, intact_source
 from node.ledger import Ledger
@@ -34,6 +36,7 @@ from node.parts import process_name
 from node.shipping import Shipping
 from node.stages import Order, PackagedInstance, Stages
 from node.states import SynthesisState
+from node.waking import Waker
 from node.workfiles import Made, Prepared, WorkFiles
 from pipeline.contrast import Contrast
 from pipeline.errors import Declined
@@ -69,6 +72,7 @@ class Worker:
         self._work: Final = settings.node.data_folder / "work"
         self.actor: Final = process_name(settings, "work")
         self._shipping: Final = Shipping(settings, ledger, archive, stages.send, clock, self.actor)
+        self._at_work: Final[set[str]] = set()
 
     def launch(self, on_fenced: Callable[[], None] = lambda: None) -> None:
         """Begin a life: take up what earlier ones left, then take from the queues, in threads.
@@ -102,6 +106,10 @@ class Worker:
             self.actor,
         )
 
+    def waker(self) -> Waker:
+        """What wakes workflows of this life whose thread is gone."""
+        return Waker(self._life.executor_id, self.is_running)
+
     def if_eldest(self, turn: Callable[[], object]) -> Callable[[], object]:
         """A turn that is left to the eldest of the living workers: one is enough for all."""
         return lambda: turn() if self._ledger.workers.is_eldest(self._life) else None
@@ -120,11 +128,26 @@ class Worker:
         # Functions of their own, since the engine marks what it is given.
         @DBOS.workflow(name=SYNTHESIS_WORKFLOW, max_recovery_attempts=MAXIMUM_CRASHES)
         def synthesis(job_id: str, run: int) -> str:
-            return self._synthesis(job_id, run)
+            with self._running():
+                return self._synthesis(job_id, run)
 
         @DBOS.workflow(name=DELIVERY_WORKFLOW, max_recovery_attempts=MAXIMUM_CRASHES)
         def delivery(ticket: dict[str, Any]) -> str:
-            return self._shipping.delivery(Ticket(**ticket))
+            with self._running():
+                return self._shipping.delivery(Ticket(**ticket))
+
+    def is_running(self, workflow_id: str) -> bool:
+        """Whether a thread of this process is at work on a workflow."""
+        return workflow_id in self._at_work
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        workflow_id = str(DBOS.workflow_id)
+        self._at_work.add(workflow_id)
+        try:
+            yield
+        finally:
+            self._at_work.discard(workflow_id)
 
     def _synthesis(self, job_id: str, run: int) -> str:
         """One run, from the archive's files to deliveries in the queue; tells how it ended."""
@@ -133,18 +156,17 @@ class Worker:
             ("synthesize", self.synthesize),
             ("package", self.package),
         ):
-            ended = DBOS.run_step(engine.step_options(name), self._guard, step, job_id, run)
+            ended = engine.run_step(name, self._guard, step, job_id, run)
             if ended is not None:
                 return ended
-        tickets = DBOS.run_step(
-            engine.step_options("deliver"), self._guard, self._shipping.begin, job_id, run
-        )
+        tickets = engine.run_step("deliver", self._guard, self._shipping.begin, job_id, run)
         if isinstance(tickets, str):
             return tickets
         for ticket in tickets:
             engine.enqueue_delivery(ticket)
+        reach(Point.DELIVERY_ENQUEUED)
         if not tickets:
-            DBOS.run_step(engine.step_options("commit"), self._shipping.commit, job_id)
+            engine.run_step("commit", self._shipping.commit, job_id)
         return "delivering"
 
     def _guard(self, step: Callable[[str, int], Result], job_id: str, run: int) -> Result | str:
@@ -164,6 +186,11 @@ class Worker:
                     job_id, declined.code, str(declined), warnings, self.actor
                 )
                 ended = "declined"
+            except NoSpace as full:
+                log.warning("synthesis waits for disk space", reason=str(full))
+                following = self._ledger.syntheses.postpone(job_id, run, str(full), self.actor)
+                self._work_files(job_id, run).hand_on(self._work_files(job_id, following))
+                return "postponed"
             except (Retry, Fenced):
                 raise
             except LostRace as stale:

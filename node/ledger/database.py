@@ -25,6 +25,7 @@ from sqlalchemy.sql.dml import Update
 from node import audit
 from node.clock import Clock, to_text
 from node.errors import Fenced, IllegalMove, LostRace, Retry, Stop
+from node.faults import Point, reach
 from node.records import AuditEventRecord, Record, WorkerRecord
 from node.states import WorkerState
 
@@ -139,6 +140,8 @@ class Database:
                 session.connection()
                 self._check_fence(session)
                 yield session
+                reach(Point.LEDGER_COMMITTING)
+            reach(Point.LEDGER_COMMITTED)
         finally:
             self._writer.release()
 

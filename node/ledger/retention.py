@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from node.audit import Kind
 from node.errors import Refuse
+from node.faults import Point, reach
 from node.ledger.database import Database, move
 from node.ledger.presence import is_live, live_paths
 from node.records import (
@@ -253,6 +254,8 @@ class Retention:
                 else:
                     going.append(one)
             shelf.delete(going)
+            if going:
+                reach(Point.RETENTION_UNLINKED)
             for one in going:
                 self._end(session, one, RemovalState.REMOVED, Kind.FILE_REMOVED, actor, one.rule)
         return len(going)

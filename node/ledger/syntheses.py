@@ -7,17 +7,23 @@ engine heard of it comes back and says the same thing again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
 from node.audit import Kind
+from node.clock import from_text, to_text
 from node.errors import LostRace, Refuse
 from node.ledger.database import Database, move
 from node.ledger.entries import Dispatch, NewSynthesis, Output, Packaged, SynthesisEntry
 from node.records import DeliveryRecord, OutputRecord, SynthesisRecord
 from node.states import DELIVERY_MOVES, SYNTHESIS_MOVES, DeliveryState, SynthesisState
+
+POSTPONED_S: Final = 15.0
+"""How long a run that found the disk full rests before it is offered again: somebody has to make
+room, and each try writes as much as there is."""
 
 
 class Syntheses:
@@ -82,6 +88,7 @@ class Syntheses:
             rows = session.scalars(
                 select(SynthesisRecord)
                 .filter_by(state=str(SynthesisState.QUEUED), dispatched_at=None)
+                .where(func.coalesce(SynthesisRecord.waits_until, "") <= self._database.now())
                 .order_by(SynthesisRecord.priority, SynthesisRecord.created_at)
                 .limit(limit)
             )
@@ -220,6 +227,41 @@ class Syntheses:
             self._database.append_audit(
                 session, Kind.SYNTHESIS_FAILED, job_id, actor, {"run": run, "reason": reason}
             )
+
+    def postpone(self, job_id: str, run: int, reason: str, actor: str) -> int:
+        """Put a run that could not go on for now back into the queue, for `POSTPONED_S` at least.
+
+        Returns:
+            The number of the run that follows.
+
+        Raises:
+            LostRace: When another run was begun since.
+        """
+        with self._database.transaction() as session:
+            row = find(session, job_id)
+            if row.run != run:
+                raise LostRace(f"synthesis {job_id}: expected run {run}, found run {row.run}")
+            following = run + 1
+            until = from_text(self._database.now()) + timedelta(seconds=POSTPONED_S)
+            self._move(
+                session,
+                row,
+                SynthesisState.QUEUED,
+                run=following,
+                dispatched_at=None,
+                waits_until=to_text(until),
+                reason=reason,
+            )
+            detail = {"run": following, "reason": reason}
+            self._database.append_audit(session, Kind.SYNTHESIS_POSTPONED, job_id, actor, detail)
+            return following
+
+    def waiting(self, priority: int) -> int:
+        """How many syntheses wait that are at least as urgent as this."""
+        with self._database.reading() as session:
+            query = select(func.count()).select_from(SynthesisRecord)
+            state = SynthesisRecord.state == str(SynthesisState.QUEUED)
+            return session.scalar(query.where(state, SynthesisRecord.priority <= priority)) or 0
 
     def commit(self, job_id: str, actor: str) -> None:
         """Close a synthesis that every destination has; harmless when it is closed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import struct
 import threading
 import time
@@ -31,6 +32,11 @@ LONGEST_KEPT: Final = 4 * 1024 * 1024
 """Bytes. All but data sets of C-STORE requests is gathered in memory: negotiation and commands are
 a few hundred bytes, a storage commitment of 10,000 instances is 2 MB."""
 
+SLOWEST_BYTES_PER_S: Final = 10_000
+"""What a peer must send of a message on average, once it has had `network_timeout` to begin with: a
+slice then takes a minute. A peer that trickles bytes is never silent, and would keep its place for
+ever."""
+
 _HEADER: Final = struct.Struct(">BxL")
 _P_DATA_TF: Final = 0x04
 # A-ABORT by the service provider, reason not specified.
@@ -57,6 +63,8 @@ class StreamingProvider(DULServiceProvider):
         # Reading stopped within a PDU, so nothing more is read but to be dropped.
         self._is_out_of_step = False
         self._kept = 0
+        self._is_too_slow = False
+        self._message_began, self._message_bytes = 0.0, 0
 
     def start(self) -> None:
         """Begin to serve; there is no thread to start."""
@@ -148,7 +156,13 @@ class StreamingProvider(DULServiceProvider):
             else:
                 self.event_queue.put("Evt19")
 
+    def idle_timer_expired(self) -> bool:
+        """Whether the peer was silent for too long, or as good as silent."""
+        return self._is_too_slow or bool(super().idle_timer_expired())
+
     def _read_pdu(self) -> None:
+        if self._association.dimse.message is None:
+            self._message_began, self._message_bytes = time.monotonic(), 0
         while self._stream.buffered < _HEADER.size:
             self._fill()
         header = bytes(self._stream.take(_HEADER.size))
@@ -225,6 +239,11 @@ class StreamingProvider(DULServiceProvider):
             if is_aborting or self.idle_timer_expired() or self.artim_timer.expired:
                 raise _Interrupted
         self._idle_timer.restart()
+        self._message_bytes += self._stream.buffered
+        spare_s = time.monotonic() - self._message_began - (self.network_timeout or math.inf)
+        if self._message_bytes < spare_s * SLOWEST_BYTES_PER_S:
+            self._is_too_slow = True
+            raise _Interrupted
 
     def _drop(self) -> None:
         """Drop what a peer still sends until it closes: it may be about to read our A-ABORT."""

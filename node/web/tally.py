@@ -27,6 +27,7 @@ _STAGES: Final = {
     Kind.SYNTHESIS_STARTED: ("waiting", "computing"),
     Kind.SYNTHESIS_PACKAGED: ("computing", "delivering"),
     Kind.SYNTHESIS_DELIVERED: ("delivering", None),
+    Kind.SYNTHESIS_POSTPONED: ("computing", "waiting"),
     Kind.SYNTHESIS_RETRIED: (None, "waiting"),
     # What failed or was declined says nothing about how long it takes.
     Kind.SYNTHESIS_DECLINED: (None, None),

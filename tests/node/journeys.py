@@ -168,7 +168,7 @@ def prepare(paths: Sequence[Path]) -> Prepared:
     stack = np.stack(
         [np.frombuffer(ds.PixelData, dtype="<i2").reshape(ds.Rows, -1) for ds in slices]
     ).astype(np.float32)
-    uids = tuple(str(dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in paths)
+    uids = tuple(str(ds.SOPInstanceUID) for ds in slices)
     volume = Volume(stack, Grid(stack.shape, np.eye(4)), "2.25.4000")
     nowhere = np.zeros(stack.shape, dtype=np.uint8)
     return Prepared(

@@ -67,6 +67,33 @@ def test_a_lost_delivery_becomes_a_dead_letter(tmp_path: Path) -> None:
     assert node.state == SynthesisState.FAILED
 
 
+def test_a_run_that_an_absent_ledger_ended_is_queued_again(tmp_path: Path) -> None:
+    node = Node(tmp_path, [])
+    node.dispatch()
+    node.ledger.syntheses.start(node.job_id, 1, "tests")
+    engine(node, "UPDATE workflow_status SET status = 'ERROR'")
+    assert reconcile(node) == 1
+    entry = node.ledger.syntheses.get(node.job_id)
+    assert (entry.state, entry.run) == (SynthesisState.QUEUED, 2)
+    # Not at once: whatever kept the ledger away may last.
+    assert node.dispatch() == 0
+
+
+def test_a_delivery_that_an_absent_ledger_ended_is_tried_again(tmp_path: Path) -> None:
+    down = {"name": "down", "ae_title": "PEER", "host": LOOPBACK, "port": free_port()}
+    node = Node(tmp_path, [down], first_retry_s=600, longest_retry_s=600)
+    node.dispatch()
+    with node.worker():
+        wait_until(lambda: attempts(node) == ["postponed"])
+        engine(
+            node,
+            f"UPDATE workflow_status SET status = 'ERROR' WHERE queue_name = '{DELIVERY_QUEUE}'",
+        )
+        assert reconcile(node) == 1
+        wait_until(lambda: attempts(node) == ["postponed", "postponed"])
+    assert node.state == SynthesisState.DELIVERING
+
+
 def attempts(node: Node) -> list[str]:
     deliveries = node.ledger.reports.show(node.job_id)["deliveries"]
     return [a["outcome"] for d in deliveries for a in d["attempts"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,15 +12,18 @@ from typing import Any
 
 import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from typer.testing import CliRunner
 
 from config.settings import RetentionSettings, load
 from node import audit
+from node.__main__ import app
 from node.archive import Archive, Encoding, Incoming
 from node.clock import to_text, utc_now
+from node.commands.proving import reproduce
 from node.errors import Refuse
 from node.intact import intact_source
 from node.intake import Answer, Intake, Offer, Sender
-from node.ledger import Ledger, migrate
+from node.ledger import Ledger, migrate, open_ledger
 from node.ledger.entries import Destination, Output, Packaged
 from node.ledger.retention import Marked, Standing, Unit, UnitKind
 from node.retention import Keeper, must_stay, plan
@@ -31,7 +35,6 @@ from tests.node.journeys import (
     ct_slice,
     ledger_url,
     new_synthesis,
-    open_parts,
     put_ct_on_record,
     settings_for,
 )
@@ -110,14 +113,15 @@ def test_age_frees_room_before_size_asks_for_it() -> None:
 class Place:
     """A data folder with one CT on record, decided, and its synthesis."""
 
-    def __init__(self, folder: Path, **retention: Any) -> None:
+    def __init__(self, folder: Path, url: str | None = None, **retention: Any) -> None:
         base = settings_for(folder, [])
         self.settings = base.model_copy(update={"retention": rules(**retention)})
         folder.mkdir(parents=True, exist_ok=True)
-        migrate(ledger_url(self.settings))
-        self.ledger: Ledger
-        self.archive: Archive
-        self.ledger, self.archive = open_parts(self.settings, "receive-0")
+        if url is None:
+            url = ledger_url(self.settings)
+            migrate(url)
+        self.ledger: Ledger = open_ledger(url, utc_now)
+        self.archive = Archive(folder / "archive", "receive-0")
         put_ct_on_record(self.ledger, self.archive)
         (incoming,) = self.ledger.series.incoming()
         self.ledger.series.complete(incoming, "test", "tests")
@@ -174,7 +178,8 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path, received_days=30, outputs_days=30)
 
 
-def test_a_committed_synthesis_goes_and_its_record_stays(place: Place) -> None:
+def test_a_committed_synthesis_goes_and_its_record_stays(tmp_path: Path, database_url: str) -> None:
+    place = Place(tmp_path, database_url, received_days=30, outputs_days=30)
     place.bring_to(SynthesisState.COMMITTED)
     assert place.keeper.run_once(utc_now()) == 0
     before = place.ledger.reports.show(place.new.job_id)["sources"]
@@ -240,7 +245,8 @@ def mark_all(place: Place) -> None:
         place.ledger.retention.mark(one.unit.kind, one.unit.key, one.rule, must_stay, "tests")
 
 
-def test_a_hold_overtakes_a_mark(place: Place) -> None:
+def test_a_hold_overtakes_a_mark(tmp_path: Path, database_url: str) -> None:
+    place = Place(tmp_path, database_url, received_days=30, outputs_days=30)
     place.bring_to(SynthesisState.COMMITTED)
     mark_all(place)
     assert len(place.ledger.retention.marked()) == SLICES + 1
@@ -381,3 +387,36 @@ def test_a_path_that_leads_out_is_refused(place: Place) -> None:
 
     with pytest.raises(Refuse):
         _Shelf(place.archive, place.settings.node.data_folder / "work").delete([outside])
+
+
+def test_the_commands_hold_show_and_delete(tmp_path: Path) -> None:
+    place = Place(tmp_path, received_days=0.0)
+    place.bring_to(SynthesisState.COMMITTED)
+    site = tmp_path / "site.toml"
+    site.write_text(
+        f'[node]\ndata_folder = "{tmp_path}"\n'
+        "[retention]\nreceived_days = 0.0000001\noutputs_days = 0.0000001\n"
+    )
+
+    def run(*arguments: str) -> Any:
+        done = CliRunner().invoke(app, [*arguments, "--config", str(site), "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.output)
+
+    assert run("audit", "hold", STUDY_UID, "--reason", "claim 7")["deleted_before"] == 0
+    assert [one["reason"] for one in run("audit", "holds")] == ["claim 7"]
+    plan = run("retention", "--dry-run")
+    assert plan["would_go"] == []
+    assert {one["because"] for one in plan["would_stay"]} == {"under audit hold"}
+    run("audit", "release", STUDY_UID)
+    plan = run("retention", "--dry-run")
+    assert {(one["kind"], one["files"]) for one in plan["would_go"]} == {
+        ("received", SLICES),
+        ("outputs", 1),
+    }
+    assert place.files("instances") == SLICES
+    assert run("retention") == {"deleted_files": SLICES + 1}
+    # `audit reproduce` says so before it looks for a model.
+    with pytest.raises(Refuse, match="the CT was deleted by retention at"):
+        reproduce(site, place.new.job_id, None, None, True)
+    assert run("audit", "hold", STUDY_UID)["deleted_before"] == SLICES

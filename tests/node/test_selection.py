@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from config.settings import SelectionSettings, load
+from node import selection
 from node.candidate import SeriesSummary
 from node.completion import CompletionLoop
 from node.kernel import Sharpness, sharpness
+from node.ledger.entries import NewSynthesis
 from node.ledger.receiving import Ending
 from node.ledger.series import HeldSeries
 from node.records import SelectionRecord
@@ -254,7 +256,7 @@ class Node:
         self.ledger = new_ledger(folder, self.clock)
         self.created: list[tuple[HeldSeries, Selected]] = []
         settings = load()
-        self.selector = Selector(self.ledger, settings.selection, CONTRASTS, self.create)
+        self.selector = Selector(self.ledger, settings.selection, CONTRASTS, self.create, 10)
         self.loop = CompletionLoop(self.ledger, settings.completion, self.selector.decide)
 
     def create(self, held: HeldSeries, selected: Selected) -> None:
@@ -312,7 +314,7 @@ def test_a_crash_between_creating_and_deciding_is_repeated(tmp_path: Path) -> No
         node.create(held, selected)
         raise KeyboardInterrupt
 
-    dying = Selector(node.ledger, SETTINGS, CONTRASTS, create_and_die)
+    dying = Selector(node.ledger, SETTINGS, CONTRASTS, create_and_die, 10)
     loop = CompletionLoop(node.ledger, load().completion, dying.decide)
     with pytest.raises(KeyboardInterrupt):
         loop.run_once(node.clock.advance(5))
@@ -321,4 +323,56 @@ def test_a_crash_between_creating_and_deciding_is_repeated(tmp_path: Path) -> No
     first, second = node.created
     assert first == second
     assert node.ledger.series.undecided_studies() == ()
+    node.ledger.close()
+
+
+def queue(node: Node, jobs: range, priority: int) -> None:
+    for number in jobs:
+        new = NewSynthesis(
+            job_id=f"{number:064x}",
+            series_uid=SERIES_UID,
+            series_version=1,
+            study_uid=STUDY_UID,
+            priority=priority,
+            contrasts=("T2",),
+            sources={"1.2": "00"},
+            seed=1,
+            model_name="none",
+            model_version="0",
+            model_digest="00",
+            parameters={},
+        )
+        assert node.ledger.syntheses.create(new, "tests")
+
+
+def test_a_full_queue_leaves_a_series_complete_until_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "HELD_BACK_S", 0.0)
+    node = Node(tmp_path)
+    node.receive(range(150))
+    queue(node, range(10), ROUTINE_PRIORITY)
+    node.turn()
+    assert node.created == []
+    assert node.ledger.series.undecided_studies() == (STUDY_UID,)
+    node.ledger.syntheses.start(f"{3:064x}", 1, "tests")
+    node.turn()
+    assert len(node.created) == 1
+    assert node.ledger.series.undecided_studies() == ()
+    node.ledger.close()
+
+
+def test_trauma_waits_for_trauma_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "HELD_BACK_S", 0.0)
+    node = Node(tmp_path)
+    node.receive(range(150))
+    queue(node, range(10), ROUTINE_PRIORITY)
+    queue(node, range(10, 12), TRAUMA_PRIORITY)
+    settings = SETTINGS.model_copy(update={"trauma_peers": ("CT1",)})
+    Selector(node.ledger, settings, CONTRASTS, node.create, 2).decide(STUDY_UID)
+    node.turn()
+    assert node.created == []
+    Selector(node.ledger, settings, CONTRASTS, node.create, 3).decide(STUDY_UID)
+    ((_, selected),) = node.created
+    assert selected.priority == TRAUMA_PRIORITY
     node.ledger.close()
