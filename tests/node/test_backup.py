@@ -24,7 +24,8 @@ from node.lock import hold
 from node.parts import ledger_url
 from node.receive import Receiver
 from node.reconcile import Reconciler
-from node.states import SynthesisState
+from node.records import RemovalRecord
+from node.states import RemovalState, SynthesisState
 from tests.node.journeys import KILL, open_parts, prepare_node
 from tests.node.samples import ct
 from tests.node.scu import associated, store
@@ -178,6 +179,38 @@ def test_damage_is_told_and_everything_else_restored(tmp_path: Path) -> None:
     assert restored.reports.status()["instances"] == len(paths)
     assert [e.kind for e in restored.reports.events()][-1] == audit.Kind.NODE_RESTORED
     restored.close()
+
+
+def test_what_retention_deletes_meanwhile_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file goes after the first copy of the ledger was made, and before the file's own."""
+    node = Node(tmp_path / "node", [])
+    paths = sorted((node.archive.folder / "instances").rglob("*.dcm"))
+    real, gone = copying.snapshot, str(paths[0].relative_to(node.archive.folder))
+
+    def snapshot(url: str, target: Path) -> None:
+        real(url, target)
+        if not paths[0].exists():
+            return
+        with node.ledger.database.transaction() as session:
+            session.add(
+                RemovalRecord(
+                    kind="received",
+                    unit="2.25.1000",
+                    subject="2.25.1000",
+                    path=gone,
+                    rule="for the test",
+                    state=str(RemovalState.REMOVED),
+                    marked_at="2026",
+                    ended_at="2026",
+                )
+            )
+            paths[0].unlink()
+
+    monkeypatch.setattr("node.backup.copying.snapshot", snapshot)
+    report = backup(node.settings, tmp_path / "backup")
+    assert (report.damaged, report.files) == ((), len(paths) - 1)
 
 
 def test_a_backup_that_is_cut_off_leaves_the_one_before(
