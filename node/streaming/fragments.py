@@ -66,7 +66,7 @@ class Fragments:
             if not self._open:
                 arrived = self._read_head(arrived)
                 if len(self._head) < _HEAD.size:
-                    return
+                    break
                 if not self._begin(len(arrived)):
                     yield self._piece(arrived[:0])
                     continue

@@ -92,6 +92,40 @@ def test_other_bytes_of_a_uid_never_replace_what_is_held(desk: Desk) -> None:
         assert session.query(QuarantineRecord).one().digest == "f" * 64
 
 
+def test_instances_of_one_transaction_are_decided_one_by_one(desk: Desk) -> None:
+    """As if each had come alone, those of the same transaction included."""
+    desk.record(1)
+    desk.complete()
+    other = {"series_uid": "1.8", "study_uid": "1.9"}
+    arrivals = [
+        desk.arrival(1),
+        desk.arrival(2),
+        desk.arrival(2),
+        desk.arrival(2, digest="f" * 64),
+        desk.arrival(3, **other),
+        desk.arrival(4, series_uid="1.8"),
+        desk.arrival(5),
+    ]
+    assert desk.ledger.receiving.record_instances(arrivals) == [
+        Duplicate(),
+        Stored(version=2, is_reopening=True),
+        Duplicate(),
+        Conflict(ConflictReason.OTHER_BYTES),
+        Stored(version=1, is_reopening=False),
+        Conflict(ConflictReason.OTHER_STUDY),
+        Stored(version=2, is_reopening=False),
+    ]
+    assert desk.state() == (SeriesState.RECEIVING, 2, 3)
+    assert desk.kinds()[2:] == [
+        Kind.INSTANCE_DUPLICATE,
+        Kind.SERIES_REOPENED,
+        Kind.INSTANCE_RECEIVED,
+        Kind.INSTANCE_DUPLICATE,
+        Kind.INSTANCE_RECEIVED,
+        Kind.INSTANCE_RECEIVED,
+    ]
+
+
 def test_a_series_cannot_move_to_another_study(desk: Desk) -> None:
     desk.record(1)
     assert desk.record(2, study_uid="1.9") == Conflict(ConflictReason.OTHER_STUDY)

@@ -9,17 +9,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from node.app import Role
+from node.clock import utc_now
 from node.errors import Stop
+from node.ledger import Ledger, open_ledger, sqlite_url
 from node.lock import hold
 from node.loopback import LOOPBACK, local_node
+from node.records import AssociationRecord
 from node.supervisor import READY
+from tests.node.samples import ct
+from tests.node.scu import associated, store
 from tests.peers import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,6 +122,34 @@ def test_a_role_ends_with_its_supervisor(tmp_path: Path) -> None:
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(20) == 0
+
+
+def test_acceptors_share_the_port_and_stand_in_for_each_other(tmp_path: Path) -> None:
+    two = {"PSEUDOMRI_RECEIVE__PROCESSES": "2", "PSEUDOMRI_RECEIVE__ALLOW_ANY_PEER": "true"}
+    with role_process(Role.RECEIVE, tmp_path, **two) as node:
+        port = int(dict(one.split("=") for one in ready_line(node).split()[1:])["port"])
+        ledger = open_ledger(sqlite_url(tmp_path / "node.sqlite"), utc_now)
+        with ExitStack() as stack:
+            senders = [stack.enter_context(associated(port)) for _ in range(6)]
+            for number, sender in enumerate(senders):
+                assert store(sender, ct(number))[0] == 0x0000
+            with ledger.database.reading() as session:
+                names = {row.process for row in session.query(AssociationRecord)}
+            assert names == {"receive-0", "receive-1"}
+        for victim in psutil.Process(node.pid).children():
+            victim.kill()
+            victim.wait()
+            # While one is dead the other takes all that come.
+            for number in range(4):
+                with associated(port) as sender:
+                    assert store(sender, ct(number))[0] == 0x0000
+            wait_until(lambda: len(psutil.Process(node.pid).children()) == 2, START_S)
+            wait_until(lambda: not open_associations(ledger), START_S, "the new life to tidy up")
+        ledger.close()
+
+
+def open_associations(ledger: Ledger) -> int:
+    return int(ledger.reports.status()["open_associations"])
 
 
 def roles_of(pid: int) -> dict[str, int]:
