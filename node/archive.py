@@ -21,16 +21,12 @@ import itertools
 import os
 import re
 import shutil
+import struct
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
-
-from pydicom.dataset import FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import UID
 
 from node.errors import NoSpace, Refuse, Retry
 from node.faults import Point, reach
@@ -90,6 +86,7 @@ class Incoming:
         # Small fragments are gathered; those larger than the buffer pass it by.
         self._stream: Final = path.open("w+b", buffering=_GATHERED_BYTES)
         self._stream.write(meta)
+        self._is_in_place = False
 
     @property
     def digest(self) -> str:
@@ -115,7 +112,8 @@ class Incoming:
         """Close the file, and remove it unless it was kept; harmless when done before."""
         with contextlib.suppress(OSError):  # a full disk refuses the last buffer once more
             self._stream.close()
-        self._path.unlink(missing_ok=True)
+        if not self._is_in_place:
+            self._path.unlink(missing_ok=True)
 
     def settle(self, target: Path) -> None:
         """Make the content durable and give it its name; the name is not durable yet."""
@@ -124,6 +122,7 @@ class Incoming:
         os.fsync(self._stream.fileno())
         reach(Point.ARCHIVE_SYNCED)
         os.replace(self._path, target)
+        self._is_in_place = True
         reach(Point.ARCHIVE_RENAMED)
 
 
@@ -349,19 +348,31 @@ def _disk() -> Iterator[None]:
 
 
 def _file_meta(encoding: Encoding) -> bytes:
-    """File Meta Information (PS3.10 7.1) with the transfer syntax the peer really used."""
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = UID(encoding.sop_class_uid)
-    meta.MediaStorageSOPInstanceUID = UID(encoding.sop_instance_uid)
-    meta.TransferSyntaxUID = UID(encoding.transfer_syntax_uid)
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    meta.SourceApplicationEntityTitle = encoding.calling_ae
-    stream = DicomBytesIO()
-    write_file_meta_info(stream, meta)
-    content: bytes = stream.getvalue()
-    return content
+    """File Meta Information (PS3.10 7.1) with the transfer syntax the peer really used.
+
+    Explicit VR little endian, as pydicom writes it, which takes a fifth of what an instance costs.
+    """
+    elements = b"".join(
+        (
+            _element(0x0001, b"OB", b"\x00\x01"),
+            _element(0x0002, b"UI", encoding.sop_class_uid.encode("ascii")),
+            _element(0x0003, b"UI", encoding.sop_instance_uid.encode("ascii")),
+            _element(0x0010, b"UI", encoding.transfer_syntax_uid.encode("ascii")),
+            _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
+            _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode("ascii")),
+            _element(0x0016, b"AE", encoding.calling_ae.encode("ascii")),
+        )
+    )
+    return _element(0x0000, b"UL", struct.pack("<L", len(elements))) + elements
+
+
+def _element(number: int, vr: bytes, value: bytes) -> bytes:
+    """One data element of group 2 (PS3.5 7.1.2)."""
+    if len(value) % 2:
+        value += b"\0" if vr == b"UI" else b" "
+    head = struct.pack("<HH2s", 0x0002, number, vr)
+    long = struct.pack("<xxL", len(value)) if vr == b"OB" else struct.pack("<H", len(value))
+    return head + long + value
 
 
 def _without_meta(content: bytes) -> bytes:

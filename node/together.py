@@ -20,7 +20,7 @@ class _Ticket(Generic[Item, Result]):
 
     def __init__(self, item: Item) -> None:
         self.item: Final = item
-        self.awake: Final = threading.Event()
+        self.awake: threading.Event | None = None
         self.results: list[Result] = []
         self.error: BaseException | None = None
 
@@ -59,8 +59,10 @@ class Together(Generic[Item, Result]):
         ticket: _Ticket[Item, Result] = _Ticket(item)
         with self._lock:
             self._waiting.append(ticket)
-            is_leading, self._is_led = not self._is_led, True
-        if not is_leading:
+            if self._is_led:
+                ticket.awake = threading.Event()
+            self._is_led = True
+        if ticket.awake is not None:
             ticket.awake.wait()
         if not ticket.is_done:
             self._lead()
@@ -76,10 +78,9 @@ class Together(Generic[Item, Result]):
         with self._lock:
             self._is_led = bool(self._waiting)
             heir = self._waiting[0] if self._waiting else None
-        for ticket in batch:
-            ticket.awake.set()
-        if heir is not None:
-            heir.awake.set()
+        for ticket in batch if heir is None else [*batch, heir]:
+            if ticket.awake is not None:
+                ticket.awake.set()
 
     def _do_all(self, batch: Sequence[_Ticket[Item, Result]]) -> None:
         try:

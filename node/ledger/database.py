@@ -47,6 +47,10 @@ State = TypeVar("State", bound=str)
 
 # The plain table: events are never objects here.
 _AUDIT: Final = cast(Table, AuditEventRecord.__table__)
+_LAST_EVENT: Final = (
+    select(_AUDIT.c.sequence, _AUDIT.c.hash).order_by(_AUDIT.c.sequence.desc()).limit(1)
+)
+_NEW_EVENT: Final = insert(_AUDIT)
 
 
 def sqlite_url(path: Path) -> str:
@@ -178,9 +182,8 @@ class Database:
         """Add several events, in their order; as `append_audit`."""
         if not events:
             return
-        last = session.execute(
-            select(_AUDIT.c.sequence, _AUDIT.c.hash).order_by(_AUDIT.c.sequence.desc()).limit(1)
-        ).first()
+        connection = session.connection()
+        last = connection.execute(_LAST_EVENT).first()
         before, previous = (last.sequence, last.hash) if last else (0, audit.GENESIS)
         at, rows = self.now(), []
         for sequence, new in enumerate(events, start=before + 1):
@@ -201,7 +204,7 @@ class Database:
                 }
             )
             previous = digest
-        session.execute(insert(_AUDIT), rows)
+        connection.execute(_NEW_EVENT, rows)
 
     def _check_fence(self, session: Session) -> None:
         if self._worker is None:

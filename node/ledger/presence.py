@@ -7,9 +7,9 @@ A row of an instance or output never goes; whether its file did is told by the l
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy import ColumnElement, Table, bindparam, exists, func, select
 from sqlalchemy.orm import Session
 
 from node.audit import Kind
@@ -18,6 +18,10 @@ from node.records import InstanceRecord, OutputRecord, QuarantineRecord, Removal
 from node.states import REMOVAL_MOVES, RemovalState
 
 _GOING: Final = (str(RemovalState.MARKED), str(RemovalState.REMOVED))
+_REMOVAL: Final = cast(Table, RemovalRecord.__table__)
+_GOING_PATHS: Final = select(_REMOVAL.c.path).where(
+    _REMOVAL.c.path.in_(bindparam("paths", expanding=True)), _REMOVAL.c.state.in_(_GOING)
+)
 # SQLite takes 32,766 parameters in a statement.
 _PATHS_AT_A_TIME: Final = 10_000
 
@@ -62,10 +66,7 @@ def removed_of_series(session: Session, series_uid: str) -> dict[str, str]:
 
 def going_paths(session: Session, paths: Collection[str]) -> frozenset[str]:
     """Those of these paths, few, that `claim` has to be asked about."""
-    query = select(RemovalRecord.path).where(
-        RemovalRecord.path.in_(sorted(paths)), RemovalRecord.state.in_(_GOING)
-    )
-    return frozenset(session.scalars(query))
+    return frozenset(session.connection().scalars(_GOING_PATHS, {"paths": sorted(paths)}))
 
 
 def claim(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, cast
 
-from sqlalchemy import Table, insert, select, update
+from sqlalchemy import Table, bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from node.audit import Kind
@@ -21,9 +21,24 @@ from node.ledger.presence import claim, going_paths
 from node.records import AssociationRecord, InstanceRecord, QuarantineRecord, SeriesRecord
 from node.states import SERIES_MOVES, SeriesState
 
-# Plain tables: these rows are never objects, and instances come by the hundreds a second.
+# Plain tables and ready statements: instances come by the hundreds a second, and their rows are
+# never objects.
 _INSTANCE: Final = cast(Table, InstanceRecord.__table__)
 _SERIES: Final = cast(Table, SeriesRecord.__table__)
+_DIGESTS: Final = select(_INSTANCE.c.sop_instance_uid, _INSTANCE.c.digest).where(
+    _INSTANCE.c.sop_instance_uid.in_(bindparam("uids", expanding=True))
+)
+_SERIES_ROWS: Final = select(_SERIES).where(
+    _SERIES.c.series_uid.in_(bindparam("uids", expanding=True))
+)
+_NEW_INSTANCE: Final = insert(_INSTANCE)
+_NEW_SERIES: Final = insert(_SERIES)
+_MOVED: Final = ("state", "version", "last_instance_at", "completed_at")
+_SAME_SERIES: Final = (
+    update(_SERIES)
+    .where(_SERIES.c.series_uid == bindparam("uid"))
+    .values({name: bindparam(name) for name in _MOVED})
+)
 
 
 class Ending(StrEnum):
@@ -292,15 +307,16 @@ class _Page:
 
     def write(self) -> None:
         """Write all that was decided."""
+        connection = self._session.connection()
         for uid in sorted(self._touched):
+            row = self._series[uid]
             if uid in self._known:
                 # Nobody moved it since: this transaction was alone from its first statement on.
-                statement = update(_SERIES).where(_SERIES.c.series_uid == uid)
-                self._session.execute(statement.values(self._series[uid]))
+                connection.execute(_SAME_SERIES, {"uid": uid} | {key: row[key] for key in _MOVED})
             else:
-                self._session.execute(insert(_SERIES).values(self._series[uid]))
+                connection.execute(_NEW_SERIES, row)
         if self._instances:
-            self._session.execute(insert(_INSTANCE), self._instances)
+            connection.execute(_NEW_INSTANCE, self._instances)
         self._database.append_audits(self._session, self._events)
 
     def _claim(self, arrival: Arrival) -> bool:
@@ -347,14 +363,13 @@ class _Page:
 
 def _held_digests(session: Session, uids: Collection[str]) -> dict[str, str]:
     """Of those instances that are on record, SOP Instance UID to digest."""
-    statement = select(_INSTANCE.c.sop_instance_uid, _INSTANCE.c.digest)
-    rows = session.execute(statement.where(_INSTANCE.c.sop_instance_uid.in_(sorted(uids))))
+    rows = session.connection().execute(_DIGESTS, {"uids": sorted(uids)})
     return {row.sop_instance_uid: row.digest for row in rows}
 
 
 def _held_series(session: Session, uids: Collection[str]) -> dict[str, dict[str, Any]]:
     """Of those series that are on record, UID to columns."""
-    rows = session.execute(select(_SERIES).where(_SERIES.c.series_uid.in_(sorted(uids)))).mappings()
+    rows = session.connection().execute(_SERIES_ROWS, {"uids": sorted(uids)}).mappings()
     return {row["series_uid"]: dict(row) for row in rows}
 
 

@@ -11,11 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
-from node.archive import Archive, Archived, Encoding, checked_uid
+from node.archive import Archive, Archived, Encoding, _file_meta, checked_uid
 from node.errors import Refuse, Retry
+from pipeline.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from tests.node.samples import SERIES_UID, ct, encode, new_archive, store
 
 HOSTILE = [
@@ -49,6 +53,25 @@ def test_the_data_set_is_kept_byte_for_byte(tmp_path: Path) -> None:
     assert meta.TransferSyntaxUID == ExplicitVRLittleEndian
     assert meta.SourceApplicationEntityTitle == "CT1"
     assert dcmread(archive.resolve(stored.path)).pixel_array.shape == (16, 16)
+
+
+@given(st.integers(1, 64), st.text("ABC_ 1", min_size=1, max_size=16))
+def test_file_meta_information_is_what_pydicom_writes(length: int, calling_ae: str) -> None:
+    uid = "1" * length
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\x00\x01"
+    meta.MediaStorageSOPClassUID = UID(CTImageStorage)
+    meta.MediaStorageSOPInstanceUID = UID(uid)
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    meta.SourceApplicationEntityTitle = calling_ae
+    stream = DicomBytesIO()
+    write_file_meta_info(stream, meta)
+    written = _file_meta(
+        Encoding(str(CTImageStorage), uid, str(ExplicitVRLittleEndian), calling_ae)
+    )
+    assert written == stream.getvalue()
 
 
 @settings(max_examples=25)
