@@ -172,7 +172,7 @@ class Fetcher:
                 on_progress(progress)
 
     @contextmanager
-    def _taking(self) -> Iterator[Callable[[evt.Event], Dataset]]:
+    def _taking(self) -> Iterator[Callable[[evt.Event], Dataset | int]]:
         """What answers the PACS' instances, on an association that is on record."""
         intake = Intake(self._settings, self._ledger, self._archive)
         sender = Sender(self._source.ae_title, self._settings.node.ae_title, self._source.host)
@@ -180,7 +180,7 @@ class Fetcher:
             PROCESS, sender.calling_ae, sender.called_ae, sender.address
         )
 
-        def store(event: evt.Event) -> Dataset:
+        def store(event: evt.Event) -> Dataset | int:
             request = cast(C_STORE, event.request)
             offer = Offer(
                 sop_class_uid=str(request.AffectedSOPClassUID),

@@ -261,7 +261,7 @@ class Receiver:
         abstract, (transfer, *_) = context.abstract_syntax, context.transfer_syntax
         return self._intake.begin(_offer(command, str(abstract), str(transfer), association))
 
-    def _on_store(self, event: evt.Event) -> Dataset:
+    def _on_store(self, event: evt.Event) -> Dataset | int:
         """Answer a C-STORE request whose data set is complete; never raises."""
         request = cast(C_STORE, event.request)
         if isinstance(request.DataSet, StreamedDataSet):
@@ -400,8 +400,10 @@ def _plain_address(address: str) -> str:
     return str(mapped or parsed)
 
 
-def status_of(response: Response) -> Dataset:
+def status_of(response: Response) -> Dataset | int:
     """What intake decided, as pynetdicom sends it."""
+    if not response.comment:
+        return response.answer.value.code
     status = Dataset()
     status.Status = response.answer.value.code
     if response.comment:

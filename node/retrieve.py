@@ -40,7 +40,7 @@ class Progress:
     remaining: int
 
 
-OnStore = Callable[[evt.Event], Dataset]
+OnStore = Callable[[evt.Event], Dataset | int]
 """Answers one C-STORE sub-operation."""
 
 

@@ -20,7 +20,8 @@ class _Ticket(Generic[Item, Result]):
 
     def __init__(self, item: Item) -> None:
         self.item: Final = item
-        self.awake: threading.Event | None = None
+        # Held until somebody wakes the waiting thread; an Event would cost three times as much.
+        self.gate: threading.Lock | None = None
         self.results: list[Result] = []
         self.error: BaseException | None = None
 
@@ -60,10 +61,11 @@ class Together(Generic[Item, Result]):
         with self._lock:
             self._waiting.append(ticket)
             if self._is_led:
-                ticket.awake = threading.Event()
+                ticket.gate = threading.Lock()
+                ticket.gate.acquire()
             self._is_led = True
-        if ticket.awake is not None:
-            ticket.awake.wait()
+        if ticket.gate is not None:
+            ticket.gate.acquire()
         if not ticket.is_done:
             self._lead()
         if ticket.error is not None:
@@ -79,8 +81,8 @@ class Together(Generic[Item, Result]):
             self._is_led = bool(self._waiting)
             heir = self._waiting[0] if self._waiting else None
         for ticket in batch if heir is None else [*batch, heir]:
-            if ticket.awake is not None:
-                ticket.awake.set()
+            if ticket.gate is not None:
+                ticket.gate.release()
 
     def _do_all(self, batch: Sequence[_Ticket[Item, Result]]) -> None:
         try:
