@@ -34,6 +34,7 @@ from node.ledger.series import HeldSeries
 from node.lock import hold
 from node.model_folder import ModelIdentity, model_identity
 from node.parts import ledger_url, open_parts, process_name
+from node.reader import HeaderReader
 from node.selection import Selected, Selector
 from pipeline.provenance import job_id, seed_of, synthesis_parameters
 
@@ -246,8 +247,9 @@ def _look_after_series(settings: Settings, ledger: Ledger, archive: Archive, tur
 
     limit = settings.synthesis.maximum_waiting
     selector = Selector(ledger, settings.selection, settings.synthesis.contrasts, create, limit)
+    reader = HeaderReader(ledger, archive, settings.selection.trauma_words)
     completion = CompletionLoop(
-        ledger, settings.completion, selector.decide, archive_count(settings)
+        ledger, settings.completion, selector.decide, archive_count(settings), reader.read
     )
     dispatcher = Dispatcher(
         ledger.syntheses,

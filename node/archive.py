@@ -271,6 +271,22 @@ class Archive:
         """
         return _without_meta(self.resolve(path).read_bytes())
 
+    def open_data_set(self, path: str) -> BinaryIO:
+        """A stored instance, opened at the beginning of its data set; the caller closes it.
+
+        Raises:
+            FileNotFoundError: When there is no such file.
+            Refuse: When the file is not one of ours.
+        """
+        stream = self.resolve(path).open("rb")
+        try:
+            start = len(_PREAMBLE)
+            stream.seek(start + _data_set_offset(stream.read(start + 12)))
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
     def free_bytes(self) -> int:
         """What the file system of the archive still takes."""
         return shutil.disk_usage(self.folder).free
@@ -380,12 +396,22 @@ def _element(number: int, vr: bytes, value: bytes) -> bytes:
 
 
 def _without_meta(content: bytes) -> bytes:
-    """What follows the file meta information, whose first element tells its length (PS3.10 7.1)."""
+    """What follows the file meta information."""
     start = len(_PREAMBLE)
-    if content[start - 4 : start] != b"DICM" or content[start : start + 4] != b"\x02\x00\x00\x00":
+    return content[start + _data_set_offset(content[: start + 12]) :]
+
+
+def _data_set_offset(head: bytes) -> int:
+    """Where the data set begins, behind the preamble: the first element of the file meta
+    information tells the length of the others (PS3.10 7.1).
+
+    Raises:
+        Refuse: When there is none.
+    """
+    start = len(_PREAMBLE)
+    if head[start - 4 : start] != b"DICM" or head[start : start + 4] != b"\x02\x00\x00\x00":
         raise Refuse("expected a DICOM file with file meta information, found another file")
-    length = int.from_bytes(content[start + 8 : start + 12], "little")
-    return content[start + 12 + length :]
+    return 12 + int.from_bytes(head[start + 8 : start + 12], "little")
 
 
 def _sync_folder(folder: Path | str) -> None:

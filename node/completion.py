@@ -155,6 +155,7 @@ class CompletionLoop:
             study is offered again at the next turn.
         count: Given study and series UID, how many instances the archive has; None where no
             archive is asked.
+        read_headers: Given a series UID, summarizes those of its instances that nobody has.
     """
 
     def __init__(
@@ -163,11 +164,13 @@ class CompletionLoop:
         settings: CompletionSettings,
         on_complete: Callable[[str], None],
         count: Callable[[str, str], int | None] | None = None,
+        read_headers: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._series: Final = ledger.series
         self._settings: Final = settings
         self._on_complete: Final = on_complete
         self._count: Final = count
+        self._read_headers: Final = read_headers
 
     def run_once(self, now: datetime) -> int:
         """One turn; returns how many series were completed.
@@ -188,6 +191,9 @@ class CompletionLoop:
     def _judge(self, incoming: IncomingSeries, now: datetime) -> bool:
         """Complete the series if the rule says so."""
         verdict = judge(_status(incoming, is_gapless=True), now, self._settings)
+        if isinstance(verdict, Complete) or not incoming.open_associations:
+            # As soon as the senders are gone: the wait for silence has time for it.
+            self._read_headers(incoming.series_uid)
         if isinstance(verdict, Complete):
             # Only now is it worth reading the geometry of all instances.
             summaries = self._series.summaries(incoming.series_uid)

@@ -19,7 +19,8 @@ from node import words
 from node.archive import Archive, Encoding, Incoming
 from node.errors import Refuse, Retry
 from node.faults import Point, reach
-from node.header import Header, Unidentified, Unreadable, read_header
+from node.header import Unidentified, Unreadable
+from node.identity import Identity, identify
 from node.ledger import Ledger
 from node.ledger.receiving import (
     Arrival,
@@ -31,7 +32,6 @@ from node.ledger.receiving import (
     Removed,
 )
 from node.logs import describe
-from node.summary import summarize
 from node.together import Together
 
 log = structlog.get_logger(__name__)
@@ -232,14 +232,13 @@ class Intake:
     """What is kept of what is offered.
 
     Args:
-        settings: Of the node: free space to keep, size of a data set, trauma words.
+        settings: Of the node: free space to keep, size of a data set.
         ledger: Where instances go on record.
         archive: Where they lie.
     """
 
     def __init__(self, settings: Settings, ledger: Ledger, archive: Archive) -> None:
         self._settings: Final = settings.receive
-        self._trauma_words: Final = settings.selection.trauma_words
         self._receiving: Final = ledger.receiving
         self._archive: Final = archive
         self._together: Final = Together(self._record, common=Retry)
@@ -280,36 +279,34 @@ class Intake:
         if reception.refusal is not None or incoming is None:
             return reception.refusal or Response(Answer.PROCESSING_FAILURE)
         try:
-            header = read_header(incoming.data_set(), offer.transfer_syntax_uid)
+            identity = identify(incoming.data_set(), offer.transfer_syntax_uid)
         except Unreadable as error:
             return Response(Answer.UNREADABLE, str(error))
         except Unidentified as error:
             return Response(Answer.UNIDENTIFIED, str(error))
-        if (header.sop_class_uid, header.sop_instance_uid) != (
+        if (identity.sop_class_uid, identity.sop_instance_uid) != (
             offer.sop_class_uid,
             offer.sop_instance_uid,
         ):
             return Response(Answer.MISMATCH, "UIDs of request and data set differ")
-        return self._keep(header, incoming, offer, association_id)
+        return self._keep(identity, incoming, offer, association_id)
 
     def _keep(
-        self, header: Header, incoming: Incoming, offer: Offer, association_id: int
+        self, identity: Identity, incoming: Incoming, offer: Offer, association_id: int
     ) -> Response:
         """The file first, the record then: a crash between the two leaves a file that the same
         instance, sent again, replaces with itself."""
-        summary = summarize(header.dataset, header.pixels, self._trauma_words)
-        archived = self._archive.keep(incoming, header.series_uid)
+        archived = self._archive.keep(incoming, identity.series_uid)
         received = Received(
-            sop_instance_uid=header.sop_instance_uid,
-            sop_class_uid=header.sop_class_uid,
+            sop_instance_uid=identity.sop_instance_uid,
+            sop_class_uid=identity.sop_class_uid,
             transfer_syntax_uid=offer.transfer_syntax_uid,
-            study_uid=header.study_uid,
-            series_uid=header.series_uid,
-            modality=summary.modality,
+            study_uid=identity.study_uid,
+            series_uid=identity.series_uid,
+            modality=identity.modality,
             digest=archived.digest,
             size_bytes=archived.size_bytes,
             path=archived.path,
-            summary=summary.to_json(),
         )
         sender = offer.sender
         arrival = Arrival(received, association_id, sender.calling_ae, sender.address)
@@ -322,7 +319,7 @@ class Intake:
         reach(Point.RECEIVE_ANSWERING)
         log.debug(
             "instance received",
-            sop_instance_uid=header.sop_instance_uid,
+            sop_instance_uid=identity.sop_instance_uid,
             association=association_id,
             is_duplicate=isinstance(outcome, Duplicate),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
@@ -77,8 +77,10 @@ class InstanceSummary:
         }
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> InstanceSummary:
-        """What `to_json` wrote."""
+    def from_json(cls, fields: Mapping[str, Any] | None) -> InstanceSummary:
+        """What `to_json` wrote; of None, a summary that says nothing yet."""
+        if fields is None:
+            return UNREAD
         refusal = fields["refusal"]
         return cls(
             modality=fields["modality"],
@@ -90,6 +92,24 @@ class InstanceSummary:
             slices=tuple(_slice_from_json(one) for one in fields["slices"]),
             refusal=Refusal(**refusal) if refusal else None,
         )
+
+
+UNREAD: Final = InstanceSummary(
+    modality="",
+    image_type=(),
+    kernel="",
+    body_part="",
+    is_trauma=False,
+    pixels=Pixels.ABSENT,
+    slices=(),
+    refusal=Refusal(
+        "header.unread",
+        "a header that has not been read yet",
+        "a series that is complete",
+        "Wait for the series to be complete.",
+    ),
+)
+"""Of an instance between its arrival and the completion of its series."""
 
 
 def summarize(header: Dataset, pixels: Pixels, trauma_words: Sequence[str]) -> InstanceSummary:

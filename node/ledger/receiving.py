@@ -57,7 +57,7 @@ class Received:
     Args:
         digest: SHA-256, in hex, of the data set as the peer encoded it.
         path: Relative to the archive, as the archive gave it.
-        summary: JSON of `node.summary.InstanceSummary`.
+        summary: JSON of `node.summary.InstanceSummary`; None to have it read later.
     """
 
     sop_instance_uid: str
@@ -69,7 +69,7 @@ class Received:
     digest: str
     size_bytes: int
     path: str
-    summary: Mapping[str, Any]
+    summary: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -384,5 +384,5 @@ def _instance_row(received: Received, association_id: int, now: str) -> dict[str
         "size_bytes": received.size_bytes,
         "path": received.path,
         "received_at": now,
-        "summary": dict(received.summary),
+        "summary": None if received.summary is None else dict(received.summary),
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import String, cast, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from node.audit import Kind
@@ -36,6 +36,15 @@ class IncomingSeries:
     last_instance_at: datetime
     open_associations: int
     was_cut_off: bool
+
+
+@dataclass(frozen=True)
+class Unread:
+    """An instance whose header has not been summarized; `path` is relative to the archive."""
+
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    path: str
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,30 @@ class Series:
         with self._database.reading() as session:
             rows = session.scalars(select(InstanceRecord.summary).filter_by(series_uid=series_uid))
             return tuple(InstanceSummary.from_json(row) for row in rows)
+
+    def unread(self, series_uid: str) -> tuple[Unread, ...]:
+        """The instances of a series whose headers nobody has summarized."""
+        with self._database.reading() as session:
+            rows = session.execute(
+                select(
+                    InstanceRecord.sop_instance_uid,
+                    InstanceRecord.transfer_syntax_uid,
+                    InstanceRecord.path,
+                ).where(
+                    InstanceRecord.series_uid == series_uid,
+                    cast(InstanceRecord.summary, String) == "null",
+                )
+            )
+            return tuple(Unread(*row) for row in rows)
+
+    def note_summaries(self, summaries: Mapping[str, InstanceSummary]) -> None:
+        """Keep what the headers of these instances say, by SOP Instance UID."""
+        rows = [
+            {"sop_instance_uid": uid, "summary": one.to_json()} for uid, one in summaries.items()
+        ]
+        if rows:
+            with self._database.transaction() as session:
+                session.execute(update(InstanceRecord), rows)
 
     def get(self, series_uid: str) -> HeldSeries | None:
         """A series with its instances; None when it is not on record."""

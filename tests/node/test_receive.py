@@ -31,9 +31,10 @@ from node.clock import utc_now
 from node.errors import Stop
 from node.intake import STATUSES, Answer
 from node.ledger import Ledger, database
+from node.reader import HeaderReader
 from node.receive import TRANSFER_SYNTAXES, VERIFICATION, Receiver
 from node.records import AssociationRecord, QuarantineRecord
-from node.summary import Pixels
+from node.summary import UNREAD, Pixels
 from tests.node.samples import (
     PATIENT,
     SERIES_UID,
@@ -88,6 +89,10 @@ class Station:
             assert len(content) == one.size_bytes
         return dict(series.sources)
 
+    def read_headers(self) -> None:
+        """As the completion loop does when the senders are gone."""
+        HeaderReader(self.ledger, self.archive, ["trauma"]).read(SERIES_UID)
+
     def kinds(self) -> list[str]:
         return [event.kind for event in self.ledger.reports.events()]
 
@@ -125,6 +130,7 @@ def test_every_transfer_syntax_is_stored_as_it_came(start: Start) -> None:
         with associated(station.port, [syntax]) as association:
             assert store_bytes(association, content, CTImageStorage, uid) == (0, ""), syntax.name
         assert station.held()[uid] == hashlib.sha256(content).hexdigest()
+    station.read_headers()
     series = station.ledger.series.get(SERIES_UID)
     assert series is not None
     assert len(series.instances) == len(TRANSFER_SYNTAXES)
@@ -143,6 +149,7 @@ def test_enhanced_ct_is_stored(start: Start) -> None:
     station, ds = start(), enhanced_ct(4)
     with associated(station.port, classes=[EnhancedCTImageStorage]) as association:
         assert store(association, ds)[0] == 0x0000
+    station.read_headers()
     series = station.ledger.series.get(SERIES_UID)
     assert series is not None
     assert len(series.instances[0].summary.slices) == 4
@@ -252,6 +259,8 @@ def test_a_readable_instance_without_whole_pixels_is_stored_to_be_declined(
     station = start()
     with associated(station.port) as association:
         assert store_bytes(association, content, CTImageStorage, f"{SERIES_UID}.1")[0] == 0
+    assert station.ledger.series.summaries(SERIES_UID) == (UNREAD,)
+    station.read_headers()
     assert station.ledger.series.summaries(SERIES_UID)[0].pixels is pixels
 
 
@@ -298,7 +307,7 @@ def test_a_fault_of_ours_is_told_as_such_and_quotes_nothing(
         raise ValueError(PATIENT[0])
 
     station = start()
-    monkeypatch.setattr("node.intake.summarize", fail)
+    monkeypatch.setattr("node.intake.identify", fail)
     with associated(station.port) as association:
         status, comment = store(association, ct(1))
     assert status == Answer.PROCESSING_FAILURE.value.code
