@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any, Final, cast
 
-from sqlalchemy import ColumnElement, Table, bindparam, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, exists, func, select
 from sqlalchemy.orm import Session
 
 from node.audit import Kind
@@ -64,9 +64,9 @@ def removed_of_series(session: Session, series_uid: str) -> dict[str, str]:
     return {path: str(ended_at) for path, ended_at in rows}
 
 
-def going_paths(session: Session, paths: Collection[str]) -> frozenset[str]:
+def going_paths(connection: Connection, paths: Collection[str]) -> frozenset[str]:
     """Those of these paths, few, that `claim` has to be asked about."""
-    return frozenset(session.connection().scalars(_GOING_PATHS, {"paths": sorted(paths)}))
+    return frozenset(connection.scalars(_GOING_PATHS, {"paths": sorted(paths)}))
 
 
 def claim(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, cast
 
-from sqlalchemy import Table, bindparam, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from node.audit import Kind
@@ -205,8 +205,8 @@ class Receiving:
         Returns:
             What became of each, in their order.
         """
-        with self._database.transaction() as session:
-            page = _Page(self._database, session, [one.received for one in arrivals])
+        with self._database.writing() as connection:
+            page = _Page(self._database, connection, [one.received for one in arrivals])
             outcomes = [page.enter(arrival) for arrival in arrivals]
             page.write()
             return outcomes
@@ -270,13 +270,15 @@ class Receiving:
 class _Page:
     """What one transaction adds: read once, decided instance by instance, written once."""
 
-    def __init__(self, database: Database, session: Session, received: Sequence[Received]) -> None:
+    def __init__(
+        self, database: Database, connection: Connection, received: Sequence[Received]
+    ) -> None:
         self._database: Final = database
-        self._session: Final = session
+        self._connection: Final = connection
         self._now: Final = database.now()
-        self._going: Final = going_paths(session, {one.path for one in received})
-        self._digests: Final = _held_digests(session, {one.sop_instance_uid for one in received})
-        self._series: Final = _held_series(session, {one.series_uid for one in received})
+        self._going: Final = going_paths(connection, {one.path for one in received})
+        self._digests: Final = _held_digests(connection, {one.sop_instance_uid for one in received})
+        self._series: Final = _held_series(connection, {one.series_uid for one in received})
         self._known: Final = frozenset(self._series)
         self._touched: Final[set[str]] = set()
         self._instances: Final[list[dict[str, Any]]] = []
@@ -307,23 +309,25 @@ class _Page:
 
     def write(self) -> None:
         """Write all that was decided."""
-        connection = self._session.connection()
         for uid in sorted(self._touched):
             row = self._series[uid]
             if uid in self._known:
                 # Nobody moved it since: this transaction was alone from its first statement on.
-                connection.execute(_SAME_SERIES, {"uid": uid} | {key: row[key] for key in _MOVED})
+                self._connection.execute(
+                    _SAME_SERIES, {"uid": uid} | {key: row[key] for key in _MOVED}
+                )
             else:
-                connection.execute(_NEW_SERIES, row)
+                self._connection.execute(_NEW_SERIES, row)
         if self._instances:
-            connection.execute(_NEW_INSTANCE, self._instances)
-        self._database.append_audits(self._session, self._events)
+            self._connection.execute(_NEW_INSTANCE, self._instances)
+        self._database.append_audits(self._connection, self._events)
 
     def _claim(self, arrival: Arrival) -> bool:
         path, actor = arrival.received.path, arrival.calling_ae
         if path not in self._going:
             return True
-        return claim(self._database, self._session, path, actor, arrival.is_there)
+        with Session(self._connection) as session:
+            return claim(self._database, session, path, actor, arrival.is_there)
 
     def _begin(self, arrival: Arrival) -> Stored:
         received = arrival.received
@@ -361,15 +365,15 @@ class _Page:
         self._events.append(NewEvent(kind, subject, arrival.calling_ae, detail))
 
 
-def _held_digests(session: Session, uids: Collection[str]) -> dict[str, str]:
+def _held_digests(connection: Connection, uids: Collection[str]) -> dict[str, str]:
     """Of those instances that are on record, SOP Instance UID to digest."""
-    rows = session.connection().execute(_DIGESTS, {"uids": sorted(uids)})
+    rows = connection.execute(_DIGESTS, {"uids": sorted(uids)})
     return {row.sop_instance_uid: row.digest for row in rows}
 
 
-def _held_series(session: Session, uids: Collection[str]) -> dict[str, dict[str, Any]]:
+def _held_series(connection: Connection, uids: Collection[str]) -> dict[str, dict[str, Any]]:
     """Of those series that are on record, UID to columns."""
-    rows = session.connection().execute(_SERIES_ROWS, {"uids": sorted(uids)}).mappings()
+    rows = connection.execute(_SERIES_ROWS, {"uids": sorted(uids)}).mappings()
     return {row["series_uid"]: dict(row) for row in rows}
 
 
