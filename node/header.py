@@ -59,11 +59,6 @@ class Header:
     study_uid: str
     series_uid: str
 
-    @property
-    def modality(self) -> str:
-        """Modality (0008,0060), at most 16 characters."""
-        return str(self.dataset.get("Modality") or "")[:16]
-
 
 def read_header(stream: BinaryIO, transfer_syntax_uid: str) -> Header:
     """Read an encoded data set up to its pixel data.

@@ -17,6 +17,7 @@ from node import words
 from node.archive import checked_uid
 from node.errors import Refuse
 from node.header import read_header
+from node.summary import modality_of
 
 _HEAD_BYTES: Final = 16 * 1024
 _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080016, 0x00080018, 0x00080060
@@ -65,7 +66,7 @@ def identify(stream: BinaryIO, transfer_syntax_uid: str) -> Identity:
         header.sop_instance_uid,
         header.study_uid,
         header.series_uid,
-        words.known(header.modality.strip().upper(), words.MODALITIES),
+        modality_of(header.dataset),
     )
 
 

@@ -140,7 +140,7 @@ def summarize(header: Dataset, pixels: Pixels, trauma_words: Sequence[str]) -> I
         _text(header, keyword) for keyword in ("StudyDescription", "SeriesDescription")
     ).casefold()
     return InstanceSummary(
-        modality=_word(header, "Modality", words.MODALITIES),
+        modality=modality_of(header),
         image_type=tuple(
             words.known(word, words.IMAGE_TYPES) for word in _words(header, "ImageType") if word
         ),
@@ -151,6 +151,11 @@ def summarize(header: Dataset, pixels: Pixels, trauma_words: Sequence[str]) -> I
         slices=slices,
         refusal=refusal,
     )
+
+
+def modality_of(header: Dataset) -> str:
+    """Modality (0008,0060), if it is one that may be told; never fails."""
+    return _word(header, "Modality", words.MODALITIES)
 
 
 def _vetted(geometry: SliceGeometry) -> SliceGeometry:

@@ -23,7 +23,7 @@ from node.errors import Refuse
 from node.header import read_header
 from node.identity import Identity, identify
 from node.reader import HeaderReader
-from node.summary import UNREAD, Pixels
+from node.summary import UNREAD, Pixels, modality_of
 from tests.node.samples import SERIES_UID, Clock, ct, encode, enhanced_ct, new_ledger, record, store
 
 # The receiver switches pydicom's validation off, since it quotes values.
@@ -42,7 +42,7 @@ def slowly(content: bytes, syntax: str) -> Identity | type[Exception]:
         header.sop_instance_uid,
         header.study_uid,
         header.series_uid,
-        words.known(header.modality.strip().upper(), words.MODALITIES),
+        modality_of(header.dataset),
     )
 
 
