@@ -255,6 +255,20 @@ def echo(
 
 
 @app.command()
+def prove(
+    config: ConfigOption = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Of the node, where node.port is 0.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Send a phantom through the running node, to a sink of its own, and time each stage."""
+    from node.commands import asking
+
+    asking.prove(config, port, as_json)
+
+
+@app.command()
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """What is where: counts by state, and what needs a person."""
     from node.commands import asking

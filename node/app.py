@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -53,6 +53,8 @@ COMMIT_S: Final = 2.0
 TROUBLE_PAUSE_S: Final = 5.0
 # How often a role tells that it lives, between its turns.
 BEAT_S: Final = 1.0
+# After every patient.
+PROOF_PRIORITY: Final = 100
 # How often the web role reads on in the audit chain.
 WEB_TURN_S: Final = 2.0
 
@@ -243,6 +245,8 @@ def _look_after_series(settings: Settings, ledger: Ledger, archive: Archive, tur
     model = model_identity(settings.synthesis.model_folder)
 
     def create(held: HeldSeries, selected: Selected) -> None:
+        if ledger.proofs.sink_of(held.study_uid):
+            selected = replace(selected, priority=PROOF_PRIORITY)
         ledger.syntheses.create(new_synthesis(held, selected, settings, model), "selection")
 
     limit = settings.synthesis.maximum_waiting

@@ -26,6 +26,8 @@ class Kind(StrEnum):
 
     APPLICATION_STARTED = "application.started"
     APPLICATION_STOPPED = "application.stopped"
+    PROOF_BEGUN = "proof.begun"
+    PROOF_ENDED = "proof.ended"
     ASSOCIATION_REFUSED = "association.refused"
     ASSOCIATION_ORPHANED = "association.orphaned"
     INSTANCE_RECEIVED = "instance.received"

@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 
 from config.settings import SynthesisSettings
 from node.clock import from_text
+from node.codestream import check_codestreams
 from node.errors import Stop
 from node.logs import describe
 from node.stages import Order, PackagedInstance, Stages
@@ -177,7 +178,9 @@ def prepare(paths: Sequence[Path]) -> Prepared:
         Declined: When the series is no gapless cervical CT, with what was found.
     """
     began = time.perf_counter()
-    series = read_series([dcmread(path) for path in paths])
+    datasets = [dcmread(path) for path in paths]
+    check_codestreams(datasets)
+    series = read_series(datasets)
     was_read = time.perf_counter()
     anatomy = find_anatomy(series.volume)
     was_found = time.perf_counter()

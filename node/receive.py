@@ -57,6 +57,7 @@ from node.errors import Retry, Stop
 from node.intake import Answer, Intake, Offer, Reception, Response, Sender, printable
 from node.ledger import Ledger
 from node.ledger.announcements import Announced
+from node.ledger.proofs import AE_PREFIX
 from node.ledger.receiving import Ending
 from node.listener import Door, listen
 from node.streaming import StreamedDataSet
@@ -128,6 +129,7 @@ class Receiver:
         self._tls: Final = settings.tls
         self._settings: Final = settings.receive
         self._receiving: Final = ledger.receiving
+        self._proofs: Final = ledger.proofs
         self._commitments: Final = ledger.commitments
         self._announcements: Final = ledger.announcements
         self._fetches_announced: Final = settings.retrieve.fetch_announced
@@ -290,10 +292,24 @@ class Receiver:
         self._announcements.note(announced, printable(ae_title, 16), self._fetches_announced)
 
     def _is_allowed(self, sender: Sender) -> bool:
-        return self._settings.allow_any_peer or any(
-            allowed.ae_title == sender.calling_ae and _is_at(sender.address, allowed.address)
-            for allowed in self._settings.peers
+        return (
+            self._settings.allow_any_peer
+            or any(
+                allowed.ae_title == sender.calling_ae and _is_at(sender.address, allowed.address)
+                for allowed in self._settings.peers
+            )
+            or self._is_proof(sender)
         )
+
+    def _is_proof(self, sender: Sender) -> bool:
+        """Whether it is the prover of this node (`node.proof`), by a title that it made up."""
+        try:
+            return sender.calling_ae.startswith(AE_PREFIX) and self._proofs.is_expected(
+                sender.calling_ae
+            )
+        except Retry as error:
+            log.error("the proofs cannot be asked", reason=str(error))
+            return False
 
     def _seat(self, association: Association, sender: Sender) -> str | None:
         """Give a peer one of the places there are; why it gets none.

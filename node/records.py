@@ -255,6 +255,20 @@ class CommitmentRecord(Record):
     reason: Mapped[str | None] = mapped_column(Text)
 
 
+class ProofRecord(Record):
+    """A study that is sent through the node to show that it works; never a patient's."""
+
+    __tablename__ = "proof"
+
+    study_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    host: Mapped[str] = mapped_column(String(255))
+    port: Mapped[int] = mapped_column(Integer)
+    began_at: Mapped[str] = mapped_column(Moment)
+    ended_at: Mapped[str | None] = mapped_column(Moment)
+    outcome: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+
+
 class OutboxRecord(Record):
     """How far a receiver of audit events, such as the syslog server, has been told."""
 

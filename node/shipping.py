@@ -34,6 +34,7 @@ from node.workfiles import WorkFiles
 
 # A peer that says no means it, but it may be in the middle of being set up: not at the first no.
 MAXIMUM_REFUSALS: Final = 3
+PROOF_GIVE_UP_S: Final = 900.0
 
 log = structlog.get_logger()
 
@@ -62,12 +63,20 @@ class Shipping:
         del run
         entry = self._ledger.syntheses.get(job_id)
         series = self._ledger.series.get(entry.series_uid)
-        destinations = resolve(
-            self._settings.delivery,
-            series.calling_ae if series else None,
-            series.peer_address if series else None,
+        give_up_s = self._settings.delivery.give_up_s
+        if sink := self._ledger.proofs.sink_of(entry.study_uid):
+            # A phantom: to no PACS, and no longer than its prover waits.
+            give_up_s = PROOF_GIVE_UP_S
+        destinations = (
+            (sink,)
+            if sink
+            else resolve(
+                self._settings.delivery,
+                series.calling_ae if series else None,
+                series.peer_address if series else None,
+            )
         )
-        deadline = self._clock() + timedelta(seconds=self._settings.delivery.give_up_s)
+        deadline = self._clock() + timedelta(seconds=give_up_s)
         return [
             asdict(
                 Ticket(

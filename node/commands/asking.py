@@ -90,6 +90,24 @@ def jobs(config: Path | None, only_failed: bool, limit: int, as_json: bool) -> N
     out.print(rows)
 
 
+def prove(config: Path | None, port: int | None, as_json: bool) -> None:
+    """Send a phantom through the running node."""
+    # The phantom's parts, which no other question needs.
+    from node.proof import prove as run  # noqa: PLC0415
+
+    settings, ledger, _ = open_node(config)
+    proof = run(settings, ledger, port)
+    if as_json:
+        print_json(proof)
+    else:
+        for stage, seconds in proof["stages_s"].items():
+            out.print(f"{stage:24s} {seconds:8.2f} s")
+        out.print(f"{proof['instances']} instances arrived after {proof['elapsed_s']:.1f} s")
+    if not proof["ok"]:
+        err.print(f"[red]not proven[/red]: {proof['wrong']}")
+        raise typer.Exit(Exit.FAILED)
+
+
 def retry(config: Path | None, job: str, as_json: bool) -> None:
     """Queue a failed synthesis again."""
     _, ledger, _ = open_node(config)

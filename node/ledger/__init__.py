@@ -20,6 +20,7 @@ from node.ledger.deliveries import Deliveries
 from node.ledger.figures import Figures
 from node.ledger.holdings import Holdings
 from node.ledger.outbox import Outbox
+from node.ledger.proofs import Proofs
 from node.ledger.receiving import Receiving
 from node.ledger.reports import Reports
 from node.ledger.retention import Retention
@@ -45,6 +46,7 @@ class Ledger:
     figures: Figures
     retention: Retention
     outbox: Outbox
+    proofs: Proofs
     holdings: Holdings
     workers: Workers
     database: Database
@@ -81,6 +83,7 @@ def open_ledger(url: str, clock: Clock) -> Ledger:
         figures=Figures(database),
         retention=Retention(database),
         outbox=Outbox(database),
+        proofs=Proofs(database),
         holdings=Holdings(database),
         workers=Workers(database),
         database=database,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import threading
 from typing import Any, Final
@@ -18,11 +19,16 @@ from node.errors import Retry, Stop
 from node.ledger import Ledger
 from node.logs import describe
 from node.model_folder import model_identity
+from node.proof import Busy, prove
 from node.web.health import Health
 from node.web.metrics import CONTENT_TYPE, Metrics
 from node.web.tally import Chain
 
 STOP_S: Final = 5.0
+_RELAYED: Final = ("origin", "forwarded", "x-forwarded-for", "x-real-ip")
+_NOT_ALLOWED: Final = (
+    "a proof is asked for from this machine, or with the bearer token of web.token_file"
+)
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +44,7 @@ class Pages:
 
     def __init__(self, settings: Settings, ledger: Ledger, archive: Archive) -> None:
         self._settings: Final = settings
+        self._ledger: Final = ledger
         self._chain: Final = Chain(ledger.reports, utc_now, settings.web.verify_chain_s)
         self._health: Final = Health(settings, ledger, archive, self._chain, utc_now)
         model = model_identity(settings.synthesis.model_folder)
@@ -111,12 +118,39 @@ class Pages:
         app = FastAPI(title="pseudomri", docs_url=None, redoc_url=None, openapi_url=None)
         app.add_exception_handler(Exception, _on_error)
         app.add_api_route("/health", self._show_health, methods=["GET"])
+        app.add_api_route("/health/proof", self._show_proof, methods=["GET"])
+        app.add_api_route("/health/proof", self._prove, methods=["POST"])
         app.add_api_route("/metrics", self._show_metrics, methods=["GET"])
         return app
 
     def _show_health(self) -> JSONResponse:
         is_well, page = self._health.look()
         return _json(page, 200 if is_well else 503)
+
+    def _show_proof(self) -> JSONResponse:
+        last = self._ledger.proofs.last()
+        return _json(last or {"ok": None}, 200 if last is None or last["ok"] is not False else 503)
+
+    def _prove(self, request: Request) -> JSONResponse:
+        """Answers when the proof is over, which takes as long as a synthesis and its queue."""
+        if not self._may_prove(request):
+            return _json({"error": _NOT_ALLOWED}, 403)
+        try:
+            outcome = prove(self._settings, self._ledger)
+        except Busy as error:
+            return _json({"error": str(error)}, 409)
+        return _json(outcome, 200 if outcome["ok"] else 503)
+
+    def _may_prove(self, request: Request) -> bool:
+        """By token where there is one; else from this machine, by nobody's browser or proxy."""
+        token_file = self._settings.web.token_file
+        if token_file is not None:
+            expected = f"Bearer {token_file.read_text().strip()}".encode()
+            given = request.headers.get("authorization", "").encode()
+            return secrets.compare_digest(given, expected)
+        is_relayed = any(name in request.headers for name in _RELAYED)
+        host = request.client.host if request.client else ""
+        return not is_relayed and host in ("127.0.0.1", "::1")
 
     def _show_metrics(self) -> Response:
         try:
