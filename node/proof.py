@@ -36,7 +36,7 @@ from node.errors import NodeError, Refuse, Stop
 from node.journey import STAGES, Journey, look
 from node.ledger import Ledger
 from node.ledger.entries import Destination
-from node.ledger.proofs import AE_PREFIX, SINK
+from node.ledger.proofs import AE_PREFIX
 from node.ledger.retention import Standing, UnitKind
 from node.lock import hold
 from node.status import is_accepted
@@ -230,7 +230,7 @@ def _stages(journey: Journey | None) -> dict[str, float]:
 def _let_go(ledger: Ledger, series_uid: str, job_id: str) -> None:
     """Mark the proof's files for deletion; retention's keeper deletes them at its next turn."""
     for kind, key in ((UnitKind.RECEIVED, series_uid), (UnitKind.OUTPUTS, job_id)):
-        ledger.retention.mark(kind, key, SINK, _must_stay, "proof")
+        ledger.retention.mark(kind, key, "proof", _must_stay, "proof")
 
 
 def _must_stay(standing: Standing) -> str | None:

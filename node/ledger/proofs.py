@@ -13,8 +13,8 @@ from node.ledger.entries import Destination
 from node.records import ProofRecord
 
 AE_PREFIX: Final = "PROOF"
-SINK: Final = "proof"
-"""The destination of every proof, by name."""
+SINK: Final = "(proof)"
+"""The destination of every proof, by a name that no site gives one of its own."""
 
 
 class Proofs:
