@@ -20,7 +20,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-import structlog
 from pydicom import dcmread
 from pydicom.uid import (
     UID,
@@ -50,8 +49,6 @@ TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.2
 _LETTERS: Final = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 _SINK_AE: Final = "PROOF_SINK"
-
-log = structlog.get_logger(__name__)
 
 
 class Busy(Refuse):
@@ -135,7 +132,6 @@ def _prove(settings: Settings, ledger: Ledger, port: int, folder: Path) -> dict[
     ledger.proofs.end(study_uid, proof)
     if outcome["ok"]:
         _let_go(ledger, series_uid, str(outcome["job_id"]))
-    log.info("proof ended", study_uid=study_uid, ok=outcome["ok"])
     return proof
 
 

@@ -139,6 +139,7 @@ class Pages:
             outcome = prove(self._settings, self._ledger)
         except Busy as error:
             return _json({"error": str(error)}, 409)
+        log.info("proof ended", study_uid=outcome["study_uid"], ok=outcome["ok"])
         return _json(outcome, 200 if outcome["ok"] else 503)
 
     def _may_prove(self, request: Request) -> bool:
