@@ -63,12 +63,10 @@ imports: $(VENV)/.test
 dockerfile: $(VENV)/.test
 	$(BIN)/hadolint Dockerfile
 
-# The pipeline's tests only compute: two at a time, one thread each. The others run servers, kill
-# processes and wait for them: one at a time, with the machine to themselves.
+# Two files at a time, one thread each: most tests wait for servers, or for processes to end.
 unit: $(VENV)/.test peers
 	$(BIN)/python -m coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report= tests/pipeline
-	$(BIN)/python -m pytest --ignore tests/pipeline --cov --cov-append \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov \
 	  --cov-report=term:skip-covered tests
 
 constraints: $(VENV)/.test  ## write constraints.txt from this environment

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from node.audit import Kind
 from node.clock import from_text, to_text
-from node.errors import LostRace, Refuse
+from node.errors import IllegalMove, LostRace, Refuse
 from node.ledger.database import Database, move
 from node.ledger.entries import Dispatch, NewSynthesis, Output, Packaged, SynthesisEntry
 from node.records import DeliveryRecord, OutputRecord, SynthesisRecord
@@ -283,6 +283,9 @@ class Syntheses:
         """
         with self._database.transaction() as session:
             row = find(session, job_id)
+            # Other states go back to queued too, but by the worker's own doing.
+            if row.state != SynthesisState.FAILED:
+                raise IllegalMove(f"{job_id}: {row.state} -> queued is no retry; failed is")
             run = row.run + 1
             self._move(
                 session, row, SynthesisState.QUEUED, run=run, dispatched_at=None, reason=None

@@ -99,4 +99,4 @@ def test_bench_tells_where_the_time_goes(phantom_ct: PhantomFolder) -> None:
     assert report["state"] == "committed"
     # The stages leave nothing out; two clocks (mtime and ledger) may differ by a tick.
     assert abs(sum(report["stages_s"].values()) - report["journey_s"]) < 0.05
-    assert set(report["peak_rss_mb"]) == {"receive", "work"}
+    assert set(report["peak_rss_mb"]) == {"receive", "work", "web"}

@@ -115,7 +115,9 @@ def hostile() -> Iterator[tuple[Dataset, str | None]]:
     broken = [*words, *numbers, *((keyword, "UI") for keyword in uids)]
     for series, (keyword, vr) in enumerate(broken, start=100):
         yield raw(small(series, 1), keyword, vr, name + b" " * (len(name) % 2)), None
+    # One that is no UID, and one that is another's.
     yield small(90, 1), f"{STEM}.1"
+    yield small(91, 1), "1.2.826.0.1.99.91.2"
 
 
 @dataclass

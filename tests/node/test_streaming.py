@@ -272,8 +272,11 @@ def test_a_peer_that_falls_silent_within_a_pdu_is_let_go(tmp_path: Path) -> None
 
 def test_a_slow_peer_that_goes_on_is_not_silent(tmp_path: Path) -> None:
     """One PDU may take longer than the time-out, as long as something comes."""
-    station = Station(tmp_path, network_timeout_s=0.6)
-    content = encode(ct(1))
+    station = Station(tmp_path, network_timeout_s=2.5)
+    ds = ct(1)
+    # Long enough not to fall below the slowest rate.
+    ds.DataSetTrailingPadding = bytes(500_000)
+    content = encode(ds)
     whole = pdu([(COMMAND | LAST, command(1)), (DATA | LAST, content)])
     step = len(whole) // 5
     parts = [whole[n : n + step] for n in range(0, len(whole), step)]
@@ -281,7 +284,7 @@ def test_a_slow_peer_that_goes_on_is_not_silent(tmp_path: Path) -> None:
     def slowly() -> Iterator[bytes]:
         for part in parts:
             yield part
-            time.sleep(0.25)
+            time.sleep(0.7)
 
     with associated(station.port) as association:
         assert answer(association, slowly()) == 0x0000  # type: ignore[arg-type]
