@@ -9,7 +9,6 @@ import structlog
 
 from config.settings import Settings, Source
 from node.archive import Archive
-from node.association import Rejected, Unreachable
 from node.clock import Clock
 from node.errors import Stop
 from node.fetching import PROCESS, Fetcher
@@ -54,7 +53,11 @@ class AnnouncedSeries:
         announcements, announced = self._ledger.announcements, pending.announced
         try:
             reason = self._fetch(announced)
-        except (Unreachable, Rejected, Stop) as error:
+        except Stop:
+            # Somebody fetches already; this one's turn comes.
+            return
+        except Exception as error:
+            # The archive's fault or ours: the announcements behind it must not wait for it.
             reason = describe(error)
         if reason is None:
             announcements.fetched(pending, PROCESS)

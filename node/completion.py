@@ -178,7 +178,7 @@ class CompletionLoop:
         Raises:
             Retry: When the ledger does not answer; the next turn may.
         """
-        completed = sum(self._judge(incoming, now) for incoming in self._series.incoming())
+        completed = sum(self._try(incoming, now) for incoming in self._series.incoming())
         # From the ledger and not from this turn: a crash after completing must not strand a study.
         for study_uid in self._series.undecided_studies():
             try:
@@ -187,6 +187,14 @@ class CompletionLoop:
                 # One study that cannot be decided must not hold up the others.
                 log.error("study stays undecided", study_uid=study_uid, reason=describe(error))
         return completed
+
+    def _try(self, incoming: IncomingSeries, now: datetime) -> bool:
+        try:
+            return self._judge(incoming, now)
+        except Exception as error:
+            # One series that cannot be judged must not hold up the others.
+            log.error("series unjudged", series_uid=incoming.series_uid, reason=describe(error))
+            return False
 
     def _judge(self, incoming: IncomingSeries, now: datetime) -> bool:
         """Complete the series if the rule says so."""

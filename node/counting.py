@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from config.settings import Settings
-from node.association import Rejected, Unreachable, address_of
+from node.association import address_of
 from node.fetching import source_named
 from node.logs import describe
 from node.query import Query
@@ -56,7 +56,8 @@ class ArchiveCount:
         try:
             counts = [one.count for one in self._query.series(study_uid, series_uid)]
             count = max((one for one in counts if one is not None), default=None)
-        except (Unreachable, Rejected) as error:
+        except Exception as error:
+            # Our certificate, its answer, the network: a hint must not stop what asks for it.
             log.warning("the archive does not tell counts", reason=describe(error))
             self._silent_until = self._monotonic() + SILENCE_S
         self._known[series_uid] = (now, count)

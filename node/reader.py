@@ -12,10 +12,11 @@ from typing import Final
 import structlog
 
 from node.archive import Archive
-from node.errors import Refuse
+from node.errors import Refuse, Retry
 from node.header import read_header
 from node.ledger import Ledger
 from node.ledger.series import Unread
+from node.logs import describe
 from node.summary import InstanceSummary, Pixels, Refusal, summarize
 
 log = structlog.get_logger(__name__)
@@ -42,7 +43,7 @@ class HeaderReader:
         """Summarize what has not been; returns how many instances.
 
         Raises:
-            Retry: When the ledger does not answer.
+            Retry: When the ledger does not answer, or a file cannot be read now.
         """
         unread = self._series.unread(series_uid)
         for first in range(0, len(unread), _AT_A_TIME):
@@ -54,9 +55,12 @@ class HeaderReader:
         try:
             with self._archive.open_data_set(one.path) as stream:
                 header = read_header(stream, one.transfer_syntax_uid)
-        except (OSError, Refuse) as error:
+        except (FileNotFoundError, Refuse) as error:
             log.warning("header unread", sop_instance_uid=one.sop_instance_uid)
             return _unreadable(type(error).__name__)
+        except OSError as error:
+            # It may be read later: an answer now would stand for ever.
+            raise Retry(f"{one.sop_instance_uid}: {describe(error)}") from error
         return summarize(header.dataset, header.pixels, self._trauma_words)
 
 

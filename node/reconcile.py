@@ -116,7 +116,9 @@ class Reconciler:
     def _offer_again(self, attempt: WorkflowStatus) -> None:
         """Put the attempt that an absent ledger ended into the queue once more."""
         (ticket,) = attempt.input["args"] if attempt.input else ({},)
-        following = {**ticket, "number": ticket["number"] + 1}
+        # Written down as an attempt, or a later one would take the number of this one's workflow.
+        made = self._ledger.deliveries.note_lost_attempt(ticket["delivery"])
+        following = {**ticket, "number": made + 1}
         self._client.enqueue(delivery_options(following), following)
 
     def _status(self, workflow_id: str) -> str:

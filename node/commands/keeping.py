@@ -14,8 +14,9 @@ from node.clock import utc_now
 from node.commands.common import Exit, err, open_node, out, print_json, settings_of, table
 from node.engine import prepare_engine
 from node.errors import Refuse
+from node.fetching import PROCESS as FETCHING
 from node.ledger import copying, open_ledger
-from node.lock import hold
+from node.lock import alone, hold
 from node.parts import ledger_url, process_name
 
 
@@ -45,9 +46,10 @@ def copy_database(config: Path | None, url: str, as_json: bool) -> None:
     acceptors = [Place(Role.RECEIVE, number) for number in range(settings.receive.processes)]
     with ExitStack() as locks:
         # Whoever writes to this ledger holds one of them.
-        for place in (*acceptors, Place(Role.WORK)):
+        for place in (*acceptors, Place(Role.WORK), Place(Role.WEB)):
             name = process_name(settings, place.name)
             locks.enter_context(hold(settings.node.data_folder, name))
+        locks.enter_context(alone(settings.node.data_folder, FETCHING))
         counts = copying.copy(source, url)
         prepare_engine(url)
         target = open_ledger(url, utc_now)

@@ -164,7 +164,8 @@ class Commitments:
                 return CommitmentState.REFUSED
             self._move(session, row, CommitmentState.COMMITTED)
             self._audit(session, Kind.COMMITMENT_COMMITTED, transaction_uid, actor, {})
-            if delivery.state == DeliveryState.DELIVERED:
+            # A late success of an earlier request does not undo a refusal that came after it.
+            if delivery.state == DeliveryState.DELIVERED and not remaining_of(session, delivery):
                 self._move_delivery(session, delivery, DeliveryState.COMMITTED)
             return CommitmentState.COMMITTED
 
@@ -178,7 +179,8 @@ class Commitments:
             detail = {"delivery": row.id, "destination": row.destination, "reason": reason}
             self._audit(session, Kind.DELIVERY_FAILED, row.job_id, actor, detail)
             synthesis = find(session, row.job_id)
-            if synthesis.state == SynthesisState.DELIVERED:
+            # Delivering: another destination is sent something again.
+            if synthesis.state in (SynthesisState.DELIVERED, SynthesisState.DELIVERING):
                 why = f"{row.destination} did not commit: {reason}"
                 move_synthesis(
                     self._database, session, synthesis, SynthesisState.FAILED, reason=why

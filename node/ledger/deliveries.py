@@ -116,6 +116,21 @@ class Deliveries:
                 inserted.scalar_one(), delivery_id, _destination(row), remaining_of(session, row)
             )
 
+    def note_lost_attempt(self, delivery_id: int) -> int:
+        """Record an attempt that ended before it could be begun; how many there have been."""
+        with self._database.transaction() as session:
+            now = self._database.now()
+            session.execute(
+                insert(DeliveryAttemptRecord).values(
+                    delivery_id=delivery_id,
+                    started_at=now,
+                    ended_at=now,
+                    outcome="interrupted",
+                    reason="the ledger did not answer",
+                )
+            )
+            return self.entry(session, _row(session, delivery_id)).attempts
+
     def answer(self, attempt: Attempt, sop_instance_uid: str, status: int) -> None:
         """Write down the peer's status of one instance; the latest one counts."""
         with self._database.transaction() as session:
