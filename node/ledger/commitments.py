@@ -198,13 +198,16 @@ class Commitments:
         self._move(
             session, row, CommitmentState.REFUSED, failures=dict(failed), reason=f"refused {reason}"
         )
-        # What it does not stand for it does not have: the next attempt sends it again.
-        session.execute(
-            delete(DeliveredInstanceRecord).where(
-                DeliveredInstanceRecord.delivery_id == row.delivery_id,
-                DeliveredInstanceRecord.sop_instance_uid.in_(list(failed)),
+        # What it does not stand for it does not have: the next attempt sends it again. Once it has
+        # committed there is none, and what it answered stays on record.
+        delivery = session.get_one(DeliveryRecord, row.delivery_id)
+        if delivery.state != DeliveryState.COMMITTED:
+            session.execute(
+                delete(DeliveredInstanceRecord).where(
+                    DeliveredInstanceRecord.delivery_id == row.delivery_id,
+                    DeliveredInstanceRecord.sop_instance_uid.in_(list(failed)),
+                )
             )
-        )
         detail = {"instances": len(failed), "reason": reason}
         self._audit(session, Kind.COMMITMENT_REFUSED, row.transaction_uid, actor, detail)
 

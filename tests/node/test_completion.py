@@ -246,3 +246,14 @@ def test_a_study_that_cannot_be_decided_does_not_hold_up_the_loop(bench: Bench) 
     assert CompletionLoop(bench.ledger, SETTINGS, fail).run_once(bench.clock.advance(3)) == 1
     assert bench.turn(0.5) == 0
     assert bench.handed_on == [STUDY_UID]
+
+
+def test_a_series_that_cannot_be_judged_does_not_hold_up_the_others(bench: Bench) -> None:
+    def fail(study_uid: str, series_uid: str) -> int | None:
+        raise RuntimeError(series_uid)
+
+    bench.receive(1, 2)
+    bench.close()
+    loop = CompletionLoop(bench.ledger, SETTINGS, bench.hand_on, fail)
+    assert loop.run_once(bench.clock.advance(3)) == 0
+    assert bench.turn(0.5) == 1

@@ -17,8 +17,15 @@ from node.archive import Archive
 from node.clock import utc_now
 from node.errors import IllegalMove, LostRace, Refuse
 from node.ledger import Ledger, migrate, open_ledger, sqlite_url
+from node.ledger.commitments import Awaited
 from node.ledger.entries import Attempt, Destination, NewSynthesis, Output, Packaged
-from node.states import DELIVERY_MOVES, SYNTHESIS_MOVES, DeliveryState, SynthesisState
+from node.states import (
+    DELIVERY_MOVES,
+    SYNTHESIS_MOVES,
+    CommitmentState,
+    DeliveryState,
+    SynthesisState,
+)
 from tests.node.journeys import MODEL_DIGEST, new_synthesis, put_ct_on_record
 
 ACTOR = "tests"
@@ -297,3 +304,52 @@ def test_status_counts(ledger: Ledger, job: NewSynthesis) -> None:
     assert status["syntheses"] == {"queued": 1}
     assert status["instances"] == 4
     assert status["open_associations"] == 0
+
+
+def awaited(ledger: Ledger, job_id: str, *names: str) -> tuple[Awaited, ...]:
+    return ledger.commitments.awaited(job_id, names)
+
+
+def test_a_late_success_does_not_undo_a_refusal(ledger: Ledger, job: NewSynthesis) -> None:
+    (here,) = deliver(ledger, job.job_id, HERE)
+    accept_all(ledger, begun(ledger, here))
+    for transaction in ("2.25.501", "2.25.502"):
+        (waiting,) = awaited(ledger, job.job_id, HERE.name)
+        assert ledger.commitments.request(waiting, transaction, ACTOR)
+    uids = [output.sop_instance_uid for output in waiting.outputs]
+    report = ledger.commitments.report
+    assert report("2.25.502", uids[1:], {uids[0]: 0x0110}, ACTOR) is CommitmentState.REFUSED
+    assert report("2.25.501", uids, {}, ACTOR) is CommitmentState.COMMITTED
+    (waiting,) = awaited(ledger, job.job_id, HERE.name)
+    assert [output.sop_instance_uid for output in waiting.remaining] == uids[:1]
+
+
+def test_a_late_refusal_leaves_what_a_committed_destination_answered(
+    ledger: Ledger, job: NewSynthesis
+) -> None:
+    (here,) = deliver(ledger, job.job_id, HERE)
+    accept_all(ledger, begun(ledger, here))
+    for transaction in ("2.25.501", "2.25.502"):
+        (waiting,) = awaited(ledger, job.job_id, HERE.name)
+        assert ledger.commitments.request(waiting, transaction, ACTOR)
+    uids = [output.sop_instance_uid for output in waiting.outputs]
+    ledger.commitments.report("2.25.502", uids, {}, ACTOR)
+    ledger.commitments.report("2.25.501", [], dict.fromkeys(uids, 0x0110), ACTOR)
+    (shown,) = ledger.reports.show(job.job_id)["deliveries"]
+    assert shown["accepted"] == len(uids)
+
+
+def test_a_destination_given_up_while_another_is_sent_again_fails_the_synthesis(
+    ledger: Ledger, job: NewSynthesis
+) -> None:
+    first, second = deliver(ledger, job.job_id, HERE, THERE)
+    accept_all(ledger, begun(ledger, first))
+    accept_all(ledger, begun(ledger, second))
+    here, there = awaited(ledger, job.job_id, HERE.name, THERE.name)
+    assert ledger.commitments.request(there, "2.25.501", ACTOR)
+    missing = {there.outputs[0].sop_instance_uid: 0x0110}
+    ledger.commitments.report("2.25.501", [], missing, ACTOR)
+    begun(ledger, second)
+    assert ledger.syntheses.get(job.job_id).state is SynthesisState.DELIVERING
+    ledger.commitments.give_up(here, "silence", ACTOR)
+    assert ledger.syntheses.get(job.job_id).state is SynthesisState.FAILED
