@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
@@ -10,7 +11,7 @@ import structlog
 from config.settings import Settings, Source
 from node.archive import Archive
 from node.clock import Clock
-from node.errors import Stop
+from node.errors import LostRace, Stop
 from node.fetching import PROCESS, Fetcher
 from node.ledger import Ledger
 from node.ledger.announcements import Announced, PendingAnnouncement
@@ -46,7 +47,9 @@ class AnnouncedSeries:
         """
         due = self._ledger.announcements.due()
         for pending in due:
-            self._try(pending)
+            # Tried by another process meanwhile, or announced anew: the next turn sees it.
+            with suppress(LostRace):
+                self._try(pending)
         return len(due)
 
     def _try(self, pending: PendingAnnouncement) -> None:

@@ -50,7 +50,8 @@ class Announcements:
     def note(self, announced: Sequence[Announced], calling_ae: str, is_wanted: bool) -> None:
         """Put on record what a PACS announced, all or nothing.
 
-        A series that waits to be fetched is not put down twice.
+        A series that waits to be fetched, or is being fetched, is not put down twice; when there is
+        more of it by now it is fetched again at once.
 
         Args:
             announced: One per series.
@@ -61,10 +62,14 @@ class Announcements:
         with self._database.transaction() as session:
             now = self._database.now()
             for one in announced:
-                waiting = select(AnnouncementRecord.id).filter_by(
-                    series_uid=one.series_uid, state=str(AnnouncementState.PENDING)
+                waiting = session.scalar(
+                    select(AnnouncementRecord).filter_by(
+                        series_uid=one.series_uid, state=str(AnnouncementState.PENDING)
+                    )
                 )
-                if session.scalar(waiting) is None:
+                if waiting is not None and one.instances > waiting.instances:
+                    waiting.instances, waiting.due_at = one.instances, now
+                if waiting is None:
                     values = {**vars(one), "calling_ae": calling_ae, "state": str(state)}
                     times = {"received_at": now, "due_at": now}
                     session.execute(insert(AnnouncementRecord).values(**values, **times, tries=0))
@@ -118,8 +123,8 @@ class Announcements:
     ) -> None:
         with self._database.transaction() as session:
             row = session.get_one(AnnouncementRecord, seen.id)
-            if row.tries != seen.tries:
-                raise LostRace(f"announcement {seen.id}: somebody else tried it meanwhile")
+            if (row.tries, row.instances) != (seen.tries, seen.announced.instances):
+                raise LostRace(f"announcement {seen.id}: tried by somebody else, or there is more")
             source, key = AnnouncementState(row.state), {"id": seen.id, "tries": seen.tries}
             move(session, AnnouncementRecord, key, ANNOUNCEMENT_MOVES, source, target, values)
             if kind is not None:

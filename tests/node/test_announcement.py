@@ -13,6 +13,7 @@ from config.settings import Source
 from node import announcement
 from node.announced import RETRY_S, AnnouncedSeries
 from node.audit import Kind
+from node.errors import LostRace
 from node.fetching import PROCESS
 from node.ledger.announcements import Announced
 from node.records import AnnouncementRecord
@@ -129,3 +130,17 @@ def test_it_is_tried_again_and_then_left_to_a_person(tmp_path: Path) -> None:
     assert (last.kind, last.subject, last.actor) == (Kind.ANNOUNCEMENT_FAILED, SERIES_UID, PROCESS)
     assert last.detail["reason"] == "expected a source of AE title NOBODY, found none"
     ledger.close()
+
+
+def test_what_is_announced_during_a_fetch_is_fetched_too(tmp_path: Path) -> None:
+    with station(tmp_path / "node") as at:
+        announcements = at.ledger.announcements
+        announcements.note([Announced("1.2", "1.2.3", "PACS", 100)], "PACS", is_wanted=True)
+        (seen,) = announcements.due()
+        announcements.note([Announced("1.2", "1.2.3", "PACS", 400)], "PACS", is_wanted=True)
+        with pytest.raises(LostRace):
+            announcements.fetched(seen, "tests")
+        (again,) = announcements.due()
+        assert again.announced.instances == 400
+        announcements.fetched(again, "tests")
+        assert announcements.due() == ()
