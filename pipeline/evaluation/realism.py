@@ -21,6 +21,7 @@ from pipeline.contrast import Contrast
 from pipeline.evaluation.canal_shape import DEPTHS, Sections, sections
 from pipeline.evaluation.t2_contrast import contrasts
 from pipeline.geometry import Float32, Float64, Grid
+from pipeline.phantom.canal import outside_canal
 from pipeline.phantom.mri import acquire
 from pipeline.phantom.person import Patient, Stream, Variation, patient, stream
 from pipeline.phantom.rendering import Rendered, render
@@ -36,6 +37,9 @@ C6-T1 and T1-T3 of an adult; the masks name no level."""
 
 MASK_SPACING_MM = (2.5, 1.0, 1.0)
 """Of the phantom's masks, slice, row and column: as coarse as the real ones (0.94-1.27 mm)."""
+
+CONTOUR_MM = 0.5
+"""How far outside the drawn wall a phantom's contour may run: half a voxel."""
 
 T2_SPACING_MM = (1.0, 1.0, 1.0)
 """Of the phantom's T2, as the crop ``t2``."""
@@ -168,10 +172,9 @@ def phantom_shapes(person: Patient) -> Figures:
     grid = _axial_grid(person, (start, start + ALONG_MM[-1] + 5), MASK_SPACING_MM, 52)
     done = render(person, grid, supersample=1)
     along, normal, lateral = _spine_coordinates(person, grid)
-    width = person.canal.width(along)
     # what is soft goes on into the foramina; a contour of the canal does not
-    between = (np.abs(lateral) < person.canal.half_side(along)) & (along > start)
-    between &= (normal < 1) & (normal > -width - 1)
+    outside = outside_canal(normal, lateral, along, person.size, person.canal)
+    between = (outside < CONTOUR_MM) & (along > start)
     cord = np.isin(done.labels, CORD) & between
     canal = np.isin(done.labels, WITHIN_CANAL) & between
     canal[~cord.any(axis=(1, 2))] = False

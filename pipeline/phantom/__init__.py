@@ -23,7 +23,7 @@ from pipeline.phantom.rendering import Rendered, render
 from pipeline.phantom.tissues import Tissue
 from pipeline.phantom.variants import Variant
 
-PHANTOM_VERSION = 4
+PHANTOM_VERSION = 5
 """Goes up whenever a seed becomes another patient; part of the name of a stored pair."""
 
 __all__ = [

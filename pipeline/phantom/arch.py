@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.phantom.canal import Canal, taper
+from pipeline.phantom.canal import Canal, outside_canal
 from pipeline.phantom.canvas import Canvas, Region, blend, capsule, ellipsoid, inside_all, slab
 from pipeline.phantom.injuries import Finding, Injuries
 from pipeline.phantom.noise import Array, Field, Profile
@@ -25,7 +25,7 @@ def paint_arch(
         return
     width = canal.width(box.s)
     behind = -box.n - width
-    outside = _outside_canal(box, width, canal.half_side(box.s), size)
+    outside = outside_canal(box.n, box.x, box.s, size, canal)
     lamina = _lamina(box, level, width, outside)
     spinous = _spinous(box, level, number, behind, injuries)
     pillar = _pillar(box, level, size, injuries, number)
@@ -67,15 +67,6 @@ def paint_between(canvas: Canvas, spine: Spine, canal: Profile) -> None:
         + fat * (palette.stir[Tissue.FAT] - palette.stir[Tissue.FLAVUM]),
     )
     box.paint(Tissue.FLAVUM, inside_all(slab(behind - 1.3, 1.6), 10 - side))
-
-
-def _outside_canal(box: Region, width: Array, half_side: Array, size: float) -> Array:
-    """Distance from the canal's wall to the outside, mm; negative in the canal."""
-    n = (box.n + width / 2) / (width / 2)
-    half = half_side * taper(n, box.s / size)
-    ring = (np.abs(n) ** 2.4 + np.abs(box.x / half) ** 2.2) ** (1 / 2.3)
-    out: Array = ((ring - 1) * 7.2 * size).astype(np.float32)
-    return out
 
 
 def _lamina(box: Region, level: Level, width: Array, outside: Array) -> Array:

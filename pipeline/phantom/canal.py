@@ -17,8 +17,9 @@ from pipeline.phantom.spine import Spine
 from pipeline.phantom.tissues import Tissue
 
 CORD_KNOTS_MM = (-14.0, 2.0, 20.0, 38.0, 56.0, 74.0, 92.0, 110.0, 130.0, 155.0, 200.0)
-CORD_CENTER_LIMITS = (0.36, 0.62)
-"""Center of the cord as a fraction of the canal's AP diameter, from its front wall."""
+CORD_CENTER_LIMITS = (0.28, 0.70)
+"""Center of the cord as a fraction of the canal's AP diameter, from its front wall: the sac stops it
+before, at the front wall and at the back."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,14 +57,14 @@ class Canal:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, spine: Spine) -> Canal:
-        """Draw a canal of 11 to 16.4 mm, with wear narrowing it at the discs."""
+        """Draw a canal of 10.4 to 16.1 mm at C2, with wear narrowing it at the discs."""
         size, uniform = spine.size, rng.uniform
-        base = uniform(11.0, 16.2)
+        base = uniform(10.4, 16.1)
         knots = np.array([-16, -7, 4, 14, 28, 45, 80, 100, 125, 160, 260]) * size
-        ratio = [34, 31, *(base * np.array([1.44, 1.30, 1.10, 1, 1, 1.06, 1.10, 1.11, 1.12]))]
+        ratio = [34, 31, *(base * np.array([1.49, 1.34, 1.14, 1, 0.98, 1.04, 1.08, 1.09, 1.10]))]
         width = Profile(knots, np.array(ratio) * size)
         knots_cord = np.array(CORD_KNOTS_MM) * size
-        center = uniform(0.38, 0.52) + rng.normal(0, 0.055, len(knots_cord))
+        center = uniform(0.38, 0.55) + rng.normal(0, 0.06, len(knots_cord))
         center[0] = 0.46 + uniform(-0.05, 0.05)
         depth = np.interp(CORD_KNOTS_MM, [-14, 2, 20, 40, 60, 92, 120, 200], _CORD_DEPTH_MM)
         side = np.interp(CORD_KNOTS_MM, [-14, 2, 20, 40, 60, 92, 120, 200], _CORD_SIDE_MM)
@@ -78,7 +79,7 @@ class Canal:
                 * uniform(0.93, 1.07),
             ),
             cord_center=Profile(knots_cord, np.clip(center, *CORD_CENTER_LIMITS)),
-            cord_depth=Profile(knots_cord, depth * size * uniform(0.84, 1.06)),
+            cord_depth=Profile(knots_cord, depth * size * uniform(0.84, 1.14)),
             cord_half_side=Profile(knots_cord, side / 2 * size * uniform(0.93, 1.07)),
             back_fat=Profile(fat_knots, fat),
             front_gap=uniform(0.1, 0.55),
@@ -140,7 +141,7 @@ def narrowing(spine: Spine, injuries: Injuries) -> tuple[Profile, Profile]:
     torn = injuries.visible(Finding.DISC_INJURY)
     fracture = injuries.visible(Finding.VERTEBRAL_FRACTURE)
     for number, level in enumerate(spine.levels):
-        bulge = 0.0 if level.is_fused else level.bulge[0]
+        bulge = level.bulge[0]
         buckle = 0.4 * level.wear
         push = 0.0
         if number == injuries.level:
@@ -190,22 +191,43 @@ def paint_canal(canvas: Canvas, canal: Canal, spine: Spine, injuries: Injuries) 
 
 
 def _tube(box: Region, front: Array, back: Array, half_side: Array, size: float) -> Array:
-    """Signed distance to a canal with rounded triangular section, broad in front."""
+    """Signed distance to a canal, positive inside."""
     half = np.maximum((front - back) / 2, 1.0)
     n = (box.n - (front + back) / 2) / half
-    x = box.x / (half_side * taper(n, box.s / size))
-    ring = (np.abs(n) ** 2.4 + np.abs(x) ** 2.2) ** (1 / 2.3)
-    return ((1 - ring) * half).astype(np.float32)
+    return ((1 - section(n, box.x / half_side, box.s / size)) * half).astype(np.float32)
 
 
-def taper(n: Array, along: Array) -> Array:
-    """Relative half width of the canal at -1, its back, to 1, its front; docs/phantom.md.
+def section(n: Array, x: Array, along: Array) -> Array:
+    """Relative radius in the canal's section, 1 on its wall; docs/phantom.md.
 
-    A triangle in the neck, round in the thorax; ``along`` in mm of a patient of size 1.
+    A rounded triangle, broad in front, in the neck; with less of a corner on any side in the thorax.
+
+    Args:
+        n: From -1, the back wall, to 1, the front wall.
+        x: To the side, in half transverse diameters.
+        along: Along the spine in mm of a patient of size 1.
     """
-    lean = 0.4 * np.clip((150 - along) / 50, 0, 1)
-    out: Array = (1 + lean * np.clip(n, -1, 1)) / (1 + 0.225 * lean)
+    thoracic = np.clip((along - 80) / 75, 0, 1)
+    lean = 0.45 - 0.3 * thoracic
+    wide = (1 + lean * np.clip(n, -1, 1)) / (1 + 0.225 * lean * (1 - 0.8 * thoracic))
+    fore, aside = 2.4 - 0.8 * thoracic, 2.2 - 0.5 * thoracic
+    out: Array = (np.abs(n) ** fore + np.abs(x / wide) ** aside) ** (2 / (fore + aside))
     return out
+
+
+def outside_canal(n: Array, x: Array, along: Array, size: float, canal: Canal) -> Array:
+    """Distance from the bony canal's wall to the outside, mm; negative in the canal.
+
+    Args:
+        n: In front of the canal's front wall, mm.
+        x: To the side, mm.
+        along: Along the spine, mm.
+        size: Of the body.
+        canal: Whose walls.
+    """
+    half = canal.width(along) / 2
+    ring = section((n + half) / half, x / canal.half_side(along), along / size)
+    return ((ring - 1) * 7.2 * size).astype(np.float32)
 
 
 def _paint_vein_plexus(box: Region, front: Array, top: Array) -> None:
@@ -243,6 +265,8 @@ def _paint_cord(
     gray = (1 - np.minimum(horn, commissure)) * 1.2
     box.paint(Tissue.CORD_GRAY, inside_all(gray, cord - 0.8))
     if oedema:
+        # a swollen cord may be a little darker on CT; an occult oedema leaves the CT as it is
+        darker = np.float32(6 * oedema.shape[1])
         long = 5 + 15 * oedema.severity
         shift = 6 * (oedema.shape[0] - 0.5)
         inner = (0.85 - ring) * half
@@ -253,7 +277,8 @@ def _paint_cord(
         box.paint(
             Tissue.CORD_OEDEMA,
             (soft * box.canvas.edge_mm).astype(np.float32),
-            is_hidden_on_ct=True,
+            hu=box.canvas.ct[box.index] - darker,
+            is_hidden_on_ct=not oedema.ct_visible,
         )
 
 

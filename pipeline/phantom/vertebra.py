@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.phantom.arch import paint_arch
-from pipeline.phantom.canal import Canal
+from pipeline.phantom.canal import Canal, outside_canal
 from pipeline.phantom.canvas import Canvas, Region, ellipsoid, inside_all, slab
 from pipeline.phantom.injuries import Finding, Injuries
 from pipeline.phantom.noise import Array
@@ -27,7 +27,7 @@ def paint_column(canvas: Canvas, spine: Spine, canal: Canal, injuries: Injuries)
     """
     last = spine.levels[-1].bottom
     low, high = float(canvas.at.along[0]), float(canvas.at.along[-1])
-    _paint_foramina(canvas, spine, last)
+    _paint_foramina(canvas, spine, canal, last)
     for number, level in enumerate(spine.levels):
         if level.disc_top - 25 > high or level.bottom + 45 < low:
             continue
@@ -40,11 +40,14 @@ def paint_column(canvas: Canvas, spine: Spine, canal: Canal, injuries: Injuries)
     _paint_long_ligaments(canvas, spine, last)
 
 
-def _paint_foramina(canvas: Canvas, spine: Spine, last: float) -> None:
+def _paint_foramina(canvas: Canvas, spine: Spine, canal: Canal, last: float) -> None:
     """Fat beside the canal; roots are added by the canal."""
     size = spine.size
     box = canvas.between((28 * size, last), (-8.5, 0.5), 20)
-    box.paint(Tissue.EPIDURAL_FAT, inside_all(np.abs(box.x) - 9 * size, 20 * size - np.abs(box.x)))
+    outside = outside_canal(box.n, box.x, box.s, size, canal)
+    # a thoracic canal leaves room at its front corners
+    beside = np.abs(box.x) - np.where(box.s > 85 * size, 5, 9) * size
+    box.paint(Tissue.EPIDURAL_FAT, inside_all(outside, beside, 20 * size - np.abs(box.x)))
 
 
 def _body_radius(region: Region, level: Level) -> tuple[Array, Array, Array]:
