@@ -18,8 +18,8 @@ from pipeline.phantom.tissues import Tissue
 
 CORD_KNOTS_MM = (-14.0, 2.0, 20.0, 38.0, 56.0, 74.0, 92.0, 110.0, 130.0, 155.0, 200.0)
 CORD_CENTER_LIMITS = (0.28, 0.70)
-"""Center of the cord as a fraction of the canal's AP diameter, from its front wall: the sac stops it
-before, at the front wall and at the back."""
+"""Center of the cord as a fraction of the canal's AP diameter, from its front wall; the sac may
+stop it before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Canal:
         ratio = [34, 31, *(base * np.array([1.49, 1.34, 1.14, 1, 0.98, 1.04, 1.08, 1.09, 1.10]))]
         width = Profile(knots, np.array(ratio) * size)
         knots_cord = np.array(CORD_KNOTS_MM) * size
-        center = uniform(0.38, 0.55) + rng.normal(0, 0.06, len(knots_cord))
+        center = uniform(0.40, 0.55) + rng.normal(0, 0.06, len(knots_cord))
         center[0] = 0.46 + uniform(-0.05, 0.05)
         depth = np.interp(CORD_KNOTS_MM, [-14, 2, 20, 40, 60, 92, 120, 200], _CORD_DEPTH_MM)
         side = np.interp(CORD_KNOTS_MM, [-14, 2, 20, 40, 60, 92, 120, 200], _CORD_SIDE_MM)
@@ -79,7 +79,7 @@ class Canal:
                 * uniform(0.93, 1.07),
             ),
             cord_center=Profile(knots_cord, np.clip(center, *CORD_CENTER_LIMITS)),
-            cord_depth=Profile(knots_cord, depth * size * uniform(0.84, 1.14)),
+            cord_depth=Profile(knots_cord, depth * size * uniform(0.82, 1.08)),
             cord_half_side=Profile(knots_cord, side / 2 * size * uniform(0.93, 1.07)),
             back_fat=Profile(fat_knots, fat),
             front_gap=uniform(0.1, 0.55),
@@ -200,7 +200,8 @@ def _tube(box: Region, front: Array, back: Array, half_side: Array, size: float)
 def section(n: Array, x: Array, along: Array) -> Array:
     """Relative radius in the canal's section, 1 on its wall; docs/phantom.md.
 
-    A rounded triangle, broad in front, in the neck; with less of a corner on any side in the thorax.
+    A rounded triangle, broad in front, in the neck; rounder at the atlas, and in the thorax, where
+    it narrows to the front as well.
 
     Args:
         n: From -1, the back wall, to 1, the front wall.
@@ -208,7 +209,7 @@ def section(n: Array, x: Array, along: Array) -> Array:
         along: Along the spine in mm of a patient of size 1.
     """
     thoracic = np.clip((along - 80) / 75, 0, 1)
-    lean = 0.45 - 0.3 * thoracic
+    lean = 0.5 - 0.35 * thoracic - 0.35 * np.clip((18 - along) / 20, 0, 1)
     wide = (1 + lean * np.clip(n, -1, 1)) / (1 + 0.225 * lean * (1 - 0.8 * thoracic))
     fore, aside = 2.4 - 0.8 * thoracic, 2.2 - 0.5 * thoracic
     out: Array = (np.abs(n) ** fore + np.abs(x / wide) ** aside) ** (2 / (fore + aside))

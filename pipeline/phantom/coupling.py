@@ -21,15 +21,18 @@ SIGNS: dict[Finding, tuple[str, str]] = {
         "disc space gapes, most in front; disc bulges; a flake of the end-plate when severe",
         "fluid in a disc of normal height",
     ),
-    Finding.CORD_OEDEMA: ("cord swollen by 8-22 %", "bright cord of normal size"),
+    Finding.CORD_OEDEMA: (
+        "cord swollen by 8-22 %, up to 6 HU darker",
+        "bright cord of normal size",
+    ),
     Finding.CANAL_STENOSIS: ("disc and flavum take 1.5-4 mm from both sides", "-"),
     Finding.INTERSPINOUS_INJURY: (
         "spinous processes fanned, facet joints gape, fat stranded",
         "fluid between processes in their place",
     ),
     Finding.VERTEBRAL_FRACTURE: (
-        "body loses height in front, fracture line with pressed trabeculae, corner pushed into the"
-        " canal when severe",
+        "body loses height in front, fracture line, trabeculae pressed together along it and under"
+        " the end-plate, corner pushed into the canal when severe",
         "marrow oedema in a body of normal shape",
     ),
     Finding.TRANSLATION: ("column above slipped by 1.8-5 mm", "-"),

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.phantom.canal import Canal
 from pipeline.phantom.craniovertebral import Craniovertebral
+from pipeline.phantom.degeneration import draw_degeneration
 from pipeline.phantom.frame import Frame, Posture
 from pipeline.phantom.head import Head
 from pipeline.phantom.injuries import LEVELS, Finding, Injuries, Injury
@@ -41,6 +42,7 @@ class Stream(IntEnum):
     IDENTITY = 13
     MR = 14
     ARTIFACTS = 15
+    DEGENERATION = 16
 
 
 def stream(seed: int, number: Stream) -> np.random.Generator:
@@ -168,6 +170,10 @@ def patient(
         None if fixed.level is None else LEVELS.index(fixed.level),
     )
     spine = Spine.draw(stream(seed, Stream.SPINE), size, fixed.wear)
+    worn = draw_degeneration(
+        stream(seed, Stream.DEGENERATION), (level.wear for level in spine.levels)
+    )
+    spine = replace(spine, degeneration=worn)
     posture = Posture.draw(stream(seed, Stream.POSTURE), size)
     return Patient(
         seed=seed,

@@ -177,9 +177,10 @@ def _add_texture(canvas: Canvas, patient: Patient) -> None:
     canvas.stir += 0.7 * grain
     bony = np.flatnonzero(np.isin(on_ct, (Tissue.MARROW, Tissue.MARROW_OEDEMA)))
     patch = fields.patch.rough(*(a[bony] for a in axes))
-    canvas.ct[bony] -= 26 * patch
+    # where bone is porous there is more fat: bright on T2 and dark on STIR
+    canvas.ct[bony] -= 28 * patch
     canvas.t2[bony] += 0.03 * patch
-    canvas.stir[bony] += 0.012 * patch
+    canvas.stir[bony] -= 0.008 * patch
     soft = np.flatnonzero(label != Tissue.AIR)
     drift = fields.drift.rough(*(a[soft] for a in axes))
     canvas.t2[soft] *= 1 + 0.03 * drift

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.phantom.canvas import Region
+from pipeline.phantom.degeneration import Degeneration
 from pipeline.phantom.noise import Array, Field, Profile
 from pipeline.phantom.tissues import Tissue
 
@@ -93,6 +94,7 @@ class Spine:
         fat_between: Fat in them.
         fiber: Field of their fibers.
         has_cervical_ribs: Whether C7 carries ribs, short ones.
+        degeneration: Of each level; none until it is drawn.
     """
 
     size: float
@@ -105,6 +107,7 @@ class Spine:
     fat_between: float
     fiber: Field
     has_cervical_ribs: bool
+    degeneration: tuple[Degeneration, ...] = ()
 
     @classmethod
     def draw(cls, rng: np.random.Generator, size: float, wear: float | None = None) -> Spine:
@@ -171,7 +174,7 @@ def _draw_level(
     often = 0.18 if name in ("C5", "C6", "C7") else -0.08
     wear = float(np.clip(shared.wear + rng.normal(0, 0.2) + often, 0, 1))
     disc = shared.disc * uniform(0.88, 1.12) * (0.8 if is_thoracic else 1.0)
-    disc *= size * (1 - 0.5 * wear * uniform(0.5, 1.0)) * (0.7 if fused else 1.0)
+    disc *= size * (1 - 0.55 * wear * uniform(0.7, 1.0)) * (0.7 if fused else 1.0)
     height = size * (shared.height + uniform(-0.7, 0.7) + 1.0 * (number == 4))
     height += size * min(max(0, number - 4), 6) * 1.0
     length = SPINOUS_LENGTH_MM[number] * uniform(0.85, 1.15) * size
@@ -190,7 +193,7 @@ def _draw_level(
         end_tilt=float(rng.normal(0.03, 0.04)),
         waist=uniform(0.03, 0.10),
         hollow=shared.hollow * uniform(0.7, 1.3) * (1 - 0.5 * wear),
-        spur=wear**2 * uniform(0, 3.2),
+        spur=wear**2 * uniform(0.6, 3.4),
         bulge=(uniform(0, 0.9) + wear * uniform(0, 2.0) * (rng.random() < 0.7), uniform(0, 1.3)),
         spinous=(
             length,

@@ -115,7 +115,7 @@ TABLE: dict[Tissue, TissueRow] = {
     Tissue.DURA: TissueRow(50, 8, 3, 900, 50, 0.45, 0.10, 0.01),
     Tissue.EPIDURAL_FAT: TissueRow(-75, 20, 9, 268, 128, 0.93, 0.10, 0.03),
     Tissue.CORTEX: TissueRow(1020, 180, 80, 600, 48, 0.2, 0.20, 0.008),
-    Tissue.MARROW: TissueRow(200, 75, 38, 400, 70, 0.66, 0.22, 0.035),
+    Tissue.MARROW: TissueRow(200, 75, 38, 400, 70, 0.56, 0.22, 0.035),
     Tissue.SKULL_MARROW: TissueRow(330, 150, 70, 310, 81, 0.75, 0.20, 0.04),
     Tissue.TOOTH: TissueRow(2200, 300, 60, 600, 53, 0.1, 0, 0),
     Tissue.NUCLEUS: TissueRow(85, 12, 7, 1000, 100, 0.88, 0.10, 0.03),
@@ -202,6 +202,10 @@ class Palette:
         # the young have 350 HU where the old have 110
         hu[Tissue.MARROW] = np.clip(hu[Tissue.MARROW], 110, 420)
         hu[Tissue.MARROW_OEDEMA] = hu[Tissue.MARROW] + oedema
+        # porous bone holds more fat
+        fat = (420 - hu[Tissue.MARROW]) / 310
+        t2[Tissue.MARROW] *= 0.92 + 0.16 * fat
+        stir[Tissue.MARROW] *= 1.12 - 0.24 * fat
         hu[Tissue.CORTEX] = max(hu[Tissue.CORTEX], hu[Tissue.MARROW] + 350)
         return cls(
             hu=_f32(hu),

@@ -7,6 +7,7 @@ import numpy as np
 from pipeline.phantom.arch import paint_arch
 from pipeline.phantom.canal import Canal, outside_canal
 from pipeline.phantom.canvas import Canvas, Region, ellipsoid, inside_all, slab
+from pipeline.phantom.degeneration import paint_changed_marrow, paint_island
 from pipeline.phantom.injuries import Finding, Injuries
 from pipeline.phantom.noise import Array
 from pipeline.phantom.spine import Level, Spine, bone
@@ -81,6 +82,11 @@ def _paint_disc(
     disc = inside_all(depth, half - np.abs(across))
     if level.is_fused:
         bone(box, disc, spine.cortex_mm)
+        if spine.degeneration and spine.degeneration[number].has_remnant:
+            # bridged in front and at the sides; what is left of the disc is dark
+            left = inside_all(disc - 0.8, (0.7 - radius) * level.depth / 2, 1.2 - np.abs(across))
+            dark = float(0.7 * canvas.palette.t2[Tissue.ANNULUS])
+            box.paint(Tissue.ANNULUS, left, t2=dark, stir=dark)
         return
     box.paint(Tissue.ANNULUS, disc)
     _paint_nucleus(box, level, front, side, across)
@@ -89,23 +95,26 @@ def _paint_disc(
 
 
 def _paint_nucleus(box: Region, level: Level, front: Array, side: Array, across: Array) -> None:
-    """Bright lens; with age it darkens, cracks, and at last holds gas."""
+    """Bright lens; with age it darkens, becomes as dense as the annulus, and at last holds gas."""
     palette = box.canvas.palette
     half = 0.33 * (level.top - level.disc_top) + 0.6 * level.hollow + 0.3
     ring = np.sqrt((front + 0.06) ** 2 / 0.66 + side**2 / 0.72 + (across / half) ** 2)
     # it passes into the annulus without a sharp border
     lens = (0.6 * (1 - ring) * half).astype(np.float32)
-    young = np.float32(np.clip(1.15 - 1.2 * level.wear, 0.06, 1.0))
+    young = np.float32(np.clip(1.2 - 1.4 * level.wear, 0.05, 1.0))
     t2 = palette.t2[Tissue.ANNULUS] + young * (
         palette.t2[Tissue.NUCLEUS] - palette.t2[Tissue.ANNULUS]
     )
     stir = palette.stir[Tissue.ANNULUS] + young * (
         palette.stir[Tissue.NUCLEUS] - palette.stir[Tissue.ANNULUS]
     )
-    box.paint(Tissue.NUCLEUS, lens, t2=float(t2), stir=float(stir))
+    hu = palette.hu[Tissue.ANNULUS] + young * (
+        palette.hu[Tissue.NUCLEUS] - palette.hu[Tissue.ANNULUS]
+    )
+    box.paint(Tissue.NUCLEUS, lens, hu=float(hu), t2=float(t2), stir=float(stir))
     # the dark intranuclear cleft of the adult disc
     cleft = inside_all(0.3 - np.abs(across), (0.5 - np.abs(front)) * level.depth / 2, lens)
-    box.paint(Tissue.NUCLEUS, cleft - 0.1, t2=float(0.8 * t2), stir=float(0.8 * stir))
+    box.paint(Tissue.NUCLEUS, cleft - 0.1, hu=float(hu), t2=float(0.8 * t2), stir=float(0.8 * stir))
     if level.wear > 0.88 and level.spread[1] > 0.4:
         box.paint(Tissue.AIR, inside_all(lens - 0.8, 0.6 - np.abs(across)))
 
@@ -156,13 +165,37 @@ def _paint_body(
     edge, below_top = _collapse(injuries, number, level, box, front, at, wall, below_top)
     inside = inside_all(below_top, above_bottom, edge)
     # worn end-plates are sclerotic
-    rim = spine.shell_mm * (1 + 0.9 * level.wear * (np.abs(at) > 0.6)).astype(np.float32)
+    below = spine.levels[min(number + 1, len(spine.levels) - 1)].wear
+    beside = np.where(at < 0, level.wear, below)
+    rim = spine.shell_mm * (1 + 1.3 * beside * (np.abs(at) > 0.6)).astype(np.float32)
     marrow_hu = canvas.palette.hu[Tissue.MARROW] * level.density
     box.paint(Tissue.CORTEX, inside)
     box.paint(Tissue.MARROW, inside - rim, hu=float(marrow_hu))
     vein = inside_all(slab(at, 0.09) * half, 1.9 * spine.vein - np.abs(box.x), -front * 7 - 1.5)
     box.paint(Tissue.VEIN, inside_all(vein, inside + 1.5), hu=float(0.5 * marrow_hu + 30))
-    _paint_fracture(injuries, number, level, box, at, front, inside, rim)
+    _paint_degeneration(spine, number, level, box, (below_top, above_bottom, inside - rim))
+    _paint_fracture(injuries, number, level, box, front, (at, below_top, inside, rim))
+
+
+def _paint_degeneration(
+    spine: Spine, number: int, level: Level, box: Region, within: tuple[Array, Array, Array]
+) -> None:
+    """What wear made of the marrow: ``within`` the body, mm from its end-plates and its cortex."""
+    below_top, above_bottom, marrow = within
+    front = (box.n - level.depth / 2) / (level.depth / 2)
+    own = spine.degeneration[number : number + 2]
+    for one, away, side in zip(own, (below_top, above_bottom), (1, 0), strict=False):
+        if one.change is not None:
+            depth_mm = one.change.depth_mm[side]
+            paint_changed_marrow(box, one.change, depth_mm, away, front, marrow)
+    if own and own[0].island is not None:
+        along, fore, aside = own[0].island.at
+        at = (
+            box.s - level.middle - along * (level.bottom - level.top) / 2,
+            box.n - (1 + fore) * level.depth / 2,
+            box.x - aside * level.width / 2,
+        )
+        paint_island(box, own[0].island, at, marrow)
 
 
 def _gape(
@@ -190,7 +223,7 @@ def _collapse(
     fracture = injuries.visible(Finding.VERTEBRAL_FRACTURE)
     if fracture is None or number != injuries.level:
         return edge, below_top
-    loss = (0.08 + 0.27 * fracture.severity) * (level.bottom - level.top)
+    loss = (0.10 + 0.27 * fracture.severity) * (level.bottom - level.top)
     wedge = loss * np.clip(0.6 + 0.7 * front, 0, 1.3)
     behind = fracture.retropulsion_mm * np.clip(-front, 0, 1) * np.exp(-((at + 0.55) ** 2) / 0.18)
     bulged = edge + behind * np.exp(-((box.x / 7) ** 2)) + 0.06 * loss
@@ -202,12 +235,14 @@ def _paint_fracture(
     number: int,
     level: Level,
     box: Region,
-    at: Array,
     front: Array,
-    inside: Array,
-    rim: Array,
+    within: tuple[Array, Array, Array, Array],
 ) -> None:
-    """Oedema around the line; the CT shows the line and trabeculae pressed together beside it."""
+    """Oedema around the line; the CT shows the line and trabeculae pressed together beside it.
+
+    ``within`` the body: relative height, mm below the end-plate, distance inside, the cortex.
+    """
+    at, below_top, inside, rim = within
     fracture = injuries.get(Finding.VERTEBRAL_FRACTURE)
     if fracture is None or number != injuries.level:
         return
@@ -215,9 +250,15 @@ def _paint_fracture(
     away = at - slope * front - place
     wave = 0.12 * np.sin(box.x / 3.0 + 6 * fracture.shape[3]) + 0.10 * np.sin(4 * front)
     reach = 0.5 + 1.2 * fracture.severity
-    swollen = inside_all(inside - rim, (reach - np.abs(away)) * 6)
+    swollen = (reach - np.abs(away)) * 6
+    if fracture.ct_visible:
+        swollen = np.maximum(swollen, 4.5 - below_top)
+    swollen = inside_all(inside - rim, swollen)
     palette, half = box.canvas.palette, (level.bottom - level.top) / 2
     pressed = (90 + 130 * fracture.severity) * np.exp(-(((away + wave) * half / 2.5) ** 2))
+    # most of the height is lost under the upper end-plate: a dense band of impacted trabeculae
+    band, thick = 60 + 100 * fracture.shape[3], 1.5 + 1.5 * fracture.severity
+    pressed += band * np.exp(-(((below_top - 2.5) / thick) ** 2)) * np.clip(0.7 + 0.5 * front, 0, 1)
     box.paint(
         Tissue.MARROW_OEDEMA,
         swollen,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -72,6 +74,34 @@ def test_a_visible_finding_changes_the_ct(finding: Finding, sound: Rendered) -> 
         assert not np.array_equal(visible.ct, sound.ct)
     else:
         assert np.abs(visible.ct - sound.ct).max() > 25
+
+
+def test_what_the_ct_shows_of_a_cord_oedema_is_in_its_labels() -> None:
+    seen = _rendered([Finding.CORD_OEDEMA], ct_visible=True)
+    hidden = _rendered([Finding.CORD_OEDEMA], ct_visible=False)
+    assert (seen.labels == Tissue.CORD_OEDEMA).sum() > 20
+    assert np.array_equal(seen.ct_labels, seen.labels)
+    assert not (hidden.ct_labels == Tissue.CORD_OEDEMA).any()
+
+
+@pytest.mark.parametrize("severity", [0.05, 0.95])
+def test_a_visible_fracture_lowers_the_front_and_packs_bone(severity: float) -> None:
+    person = patient(SEED, [Finding.VERTEBRAL_FRACTURE], Variation(ct_visible=True, level="C4/5"))
+    injury = replace(person.findings[0], severity=severity)
+    broken = replace(person, injuries=replace(person.injuries, found=(injury,)))
+    grid = sagittal(person, size=160, spacing_mm=0.4)
+    at, level = coordinates(person, grid), person.spine.levels[2]
+    front = (at.normal > 0.75 * level.depth) & (at.normal < 0.9 * level.depth)
+    front &= (at.along > level.disc_middle) & (at.along < level.bottom)
+    before, after = (
+        render(one, grid, supersample=1) for one in (patient(SEED, [], person.variation), broken)
+    )
+    bony = (Tissue.CORTEX, Tissue.MARROW, Tissue.MARROW_OEDEMA, Tissue.FRACTURE_LINE)
+    height = [np.isin(r.labels.ravel()[front], bony).sum() for r in (before, after)]
+    assert height[1] < 0.95 * height[0]
+    # what is left of the marrow is denser
+    bone = [r.ct.ravel()[front & np.isin(r.labels.ravel(), bony[1:3])] for r in (before, after)]
+    assert np.percentile(bone[1], 75) > np.percentile(bone[0], 75) + 40
 
 
 @pytest.mark.parametrize("finding", [f for f in Finding if f is not Finding.TRANSLATION])
