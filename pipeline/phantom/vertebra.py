@@ -250,7 +250,7 @@ def _paint_fracture(
     away = at - slope * front - place
     wave = 0.12 * np.sin(box.x / 3.0 + 6 * fracture.shape[3]) + 0.10 * np.sin(4 * front)
     reach = 0.5 + 1.2 * fracture.severity
-    swollen = (reach - np.abs(away)) * 6
+    swollen: Array = (reach - np.abs(away)) * 6
     if fracture.ct_visible:
         swollen = np.maximum(swollen, 4.5 - below_top)
     swollen = inside_all(inside - rim, swollen)
