@@ -7,7 +7,7 @@ synthesis is committed when no destination is left that wants asking.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -17,10 +17,10 @@ from pydicom.uid import generate_uid
 from config.settings import DeliverySettings, Settings
 from node import commitment
 from node.association import Rejected
-from node.clock import Clock, to_text
+from node.clock import Clock
 from node.commitment import Report
 from node.deliver import secured
-from node.engine import Ticket
+from node.engine import first_ticket
 from node.errors import Refuse, Retry
 from node.ledger import Ledger
 from node.ledger.commitments import Awaited, Transaction
@@ -45,7 +45,9 @@ class Wait:
 
 @dataclass(frozen=True)
 class SendAgain:
-    """It would not commit to all: send that again."""
+    """It would not commit to all: send that again, until then."""
+
+    deadline: datetime
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,16 @@ def next_step(awaited: Awaited, now: datetime, settings: DeliverySettings) -> St
     """What is to be done about one delivery.
 
     A refusal and a silence count against `commitment_tries`; a destination that cannot be reached
-    is asked until `give_up_s`, as it is when it is sent to.
+    is asked until `give_up_s`, as it is when it is sent to. What it refused is sent again for as
+    long, counted from its last refusal, and whether or not it is still to be asked.
 
     Args:
         awaited: The delivery with its requests so far.
         now: The present moment, UTC.
         settings: How long and how often.
     """
+    if not awaited.is_asked:
+        return _send_again(awaited, now, settings)
     if not awaited.transactions:
         return Ask()
     last = awaited.transactions[-1]
@@ -86,11 +91,27 @@ def next_step(awaited: Awaited, now: datetime, settings: DeliverySettings) -> St
     if refusals >= settings.commitment_tries:
         return GiveUp(last.reason or "it never reported")
     if awaited.remaining:
-        return SendAgain()
+        return _send_again(awaited, now, settings)
+    return _ask_again(awaited, last, now, settings)
+
+
+def _ask_again(
+    awaited: Awaited, last: Transaction, now: datetime, settings: DeliverySettings
+) -> Step:
     if now > awaited.delivered_at + timedelta(seconds=settings.give_up_s):
         return GiveUp(last.reason or "it could not be asked")
     pause = timedelta(seconds=backoff_s(settings, len(awaited.transactions)))
     return Wait() if now < last.requested_at + pause else Ask()
+
+
+def _send_again(awaited: Awaited, now: datetime, settings: DeliverySettings) -> Step:
+    refusals = [one for one in awaited.transactions if one.state is CommitmentState.REFUSED]
+    ends = [one.ended_at for one in refusals if one.ended_at]
+    deadline = max(ends, default=awaited.delivered_at) + timedelta(seconds=settings.give_up_s)
+    if now < deadline:
+        return SendAgain(deadline)
+    reason = refusals[-1].reason if refusals else None
+    return GiveUp(reason or "what it refused could not be sent again")
 
 
 class Committer:
@@ -157,9 +178,9 @@ class Committer:
                     log.warning("commitment unanswered", transaction=transaction.uid)
                     state, reason = CommitmentState.UNANSWERED, "no report came in time"
                     self._ledger.commitments.end(transaction.uid, state, reason, self._actor)
-                case SendAgain():
+                case SendAgain(deadline):
                     log.warning("sent again", instances=len(awaited.remaining))
-                    self._send_again(self._ticket(awaited))
+                    self._send_again(first_ticket(awaited.delivery, deadline))
                 case GiveUp(reason):
                     log.error("not committed", reason=reason)
                     self._ledger.commitments.give_up(awaited, reason, self._actor)
@@ -201,17 +222,3 @@ class Committer:
             report.transaction_uid, report.committed, report.failures, self._actor
         )
         log.info("commitment reported", transaction=report.transaction_uid, state=str(state))
-
-    def _ticket(self, awaited: Awaited) -> dict[str, Any]:
-        delivery = awaited.delivery
-        deadline = self._clock() + timedelta(seconds=self._settings.delivery.give_up_s)
-        ticket = Ticket(
-            delivery=delivery.id,
-            destination=delivery.destination.name,
-            priority=delivery.priority,
-            number=delivery.attempts + 1,
-            tries=1,
-            refusals=0,
-            deadline=to_text(deadline),
-        )
-        return asdict(ticket)

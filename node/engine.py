@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -17,9 +18,10 @@ import structlog
 from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions, StepOptions
 
 from config.settings import Settings
+from node.clock import to_text
 from node.errors import Retry
 from node.faults import Point, reach
-from node.ledger.entries import Dispatch
+from node.ledger.entries import DeliveryEntry, Dispatch
 from node.ledger.syntheses import Syntheses
 
 APPLICATION: Final = "pseudomri"
@@ -161,6 +163,11 @@ def delivery_id(delivery: int, number: int) -> str:
     return f"{delivery_prefix(delivery)}{number}"
 
 
+def attempt_number(workflow_id: str) -> int:
+    """Which attempt of its delivery a workflow is, by its id."""
+    return int(workflow_id.rpartition("-")[2])
+
+
 def delivery_prefix(delivery: int) -> str:
     """What the ids of all attempts of a delivery begin with, and no other's."""
     return f"delivery-{delivery}-"
@@ -199,6 +206,26 @@ class Ticket:
     tries: int
     refusals: int
     deadline: str
+
+
+def first_ticket(delivery: DeliveryEntry, deadline: datetime) -> dict[str, Any]:
+    """What the queue is given to have a delivery tried, for the first time or anew.
+
+    Args:
+        delivery: As the ledger has it now; the attempt's number, and so the workflow's id, follows
+            from it: offering it twice is offering it once.
+        deadline: After which no further attempt is made.
+    """
+    ticket = Ticket(
+        delivery=delivery.id,
+        destination=delivery.destination.name,
+        priority=delivery.priority,
+        number=delivery.attempts + 1,
+        tries=1,
+        refusals=0,
+        deadline=to_text(deadline),
+    )
+    return asdict(ticket)
 
 
 def enqueue_delivery(ticket: Mapping[str, Any], wait_s: float = 0.0) -> None:

@@ -15,6 +15,7 @@ from dbos import DBOSClient, WorkflowStatus
 from node.engine import (
     APPLICATION,
     adopt_older,
+    attempt_number,
     delivery_options,
     delivery_prefix,
     synthesis_id,
@@ -61,7 +62,10 @@ class Reconciler:
         # Before all else: what is being adopted looks as if it had been canceled.
         if adopted := adopt_older(self._client, self._ledger.workers.versions()):
             log.info("work of an older version begins again", workflows=adopted)
-        return sum(self._check(entry) for entry in self._ledger.syntheses.unfinished())
+        return sum(self._check(entry) for entry in self._ledger.syntheses.unfinished()) + sum(
+            self._check_refused(delivery)
+            for delivery in self._ledger.commitments.refused_deliveries()
+        )
 
     def _check(self, entry: SynthesisEntry) -> int:
         status = self._status(synthesis_id(entry.job_id, entry.run))
@@ -97,32 +101,68 @@ class Reconciler:
         self._ledger.syntheses.retry(entry.job_id, self._actor)
 
     def _check_delivery(self, delivery: int) -> int:
-        found = self._client.list_workflows(
-            workflow_id_prefix=delivery_prefix(delivery), load_output=False
-        )
-        statuses = {str(one.status) for one in found}
-        if LIVE & statuses or not self._ledger.deliveries.is_open(delivery):
+        found = self._attempts(delivery)
+        if _is_live(found) or not self._ledger.deliveries.wants_attempt(delivery):
             return 0
         # An attempt ends by putting the next one into the queue: the engine lost both.
         last = str(found[-1].status) if found else LOST
         if last == LEDGER_AWAY:
-            self._offer_again(found[-1])
+            self._offer_again(delivery, found[-1])
         else:
-            reason = f"the delivery was given up: {_WORDS.get(last, last)}"
-            self._ledger.deliveries.abandon(delivery, reason, self._actor)
+            self._abandon(delivery, found)
         log.warning("delivery corrected", delivery=delivery, engine=last)
         return 1
 
-    def _offer_again(self, attempt: WorkflowStatus) -> None:
+    def _check_refused(self, delivery: int) -> int:
+        """A delivery that the committer wants sent again, under an id that may be dead."""
+        found = self._attempts(delivery)
+        begun = self._ledger.deliveries.get(delivery).attempts
+        if not found or _is_live(found) or attempt_number(found[-1].workflow_id) <= begun:
+            # Not offered yet: the committer will, until it gives up.
+            return 0
+        if not self._ledger.deliveries.wants_attempt(delivery):
+            return 0
+        last = str(found[-1].status)
+        if last == LEDGER_AWAY:
+            self._note_lost(delivery, found[-1])
+        else:
+            self._abandon(delivery, found)
+        log.warning("delivery corrected", delivery=delivery, engine=last)
+        return 1
+
+    def _attempts(self, delivery: int) -> list[WorkflowStatus]:
+        """The workflows of a delivery, by the number of the attempt."""
+        found = self._client.list_workflows(
+            workflow_id_prefix=delivery_prefix(delivery), load_output=False
+        )
+        return sorted(found, key=lambda one: attempt_number(one.workflow_id))
+
+    def _offer_again(self, delivery: int, attempt: WorkflowStatus) -> None:
         """Put the attempt that an absent ledger ended into the queue once more."""
         (ticket,) = attempt.input["args"] if attempt.input else ({},)
-        # Written down as an attempt, or a later one would take the number of this one's workflow.
-        made = self._ledger.deliveries.note_lost_attempt(ticket["delivery"])
-        following = {**ticket, "number": made + 1}
+        following = {**ticket, "number": self._note_lost(delivery, attempt) + 1}
         self._client.enqueue(delivery_options(following), following)
+
+    def _abandon(self, delivery: int, attempts: list[WorkflowStatus]) -> None:
+        last = str(attempts[-1].status) if attempts else LOST
+        if attempts:
+            self._note_lost(delivery, attempts[-1])
+        reason = f"the delivery was given up: {_WORDS.get(last, last)}"
+        self._ledger.deliveries.abandon(delivery, reason, self._actor)
+
+    def _note_lost(self, delivery: int, attempt: WorkflowStatus) -> int:
+        """Use up the number of an attempt that is dead; how many there have been."""
+        number, status = attempt_number(attempt.workflow_id), str(attempt.status)
+        return self._ledger.deliveries.note_lost_attempt(
+            delivery, number, _WORDS.get(status, status)
+        )
 
     def _status(self, workflow_id: str) -> str:
         found = self._client.list_workflows(
             workflow_ids=[workflow_id], load_input=False, load_output=False
         )
         return str(found[0].status) if found else LOST
+
+
+def _is_live(attempts: list[WorkflowStatus]) -> bool:
+    return any(str(one.status) in LIVE for one in attempts)

@@ -18,9 +18,9 @@ from config.settings import DeliverySettings, Settings
 from node import engine, stow
 from node.archive import Archive
 from node.association import Rejected
-from node.clock import Clock, from_text, to_text
+from node.clock import Clock, from_text
 from node.deliver import Answer, OutgoingInstance, read_header, resolve, secured
-from node.engine import Ticket
+from node.engine import Ticket, first_ticket
 from node.errors import Refuse, Retry
 from node.faults import Point, reach
 from node.intact import intact_output
@@ -79,17 +79,7 @@ class Shipping:
         )
         deadline = self._clock() + timedelta(seconds=give_up_s)
         return [
-            asdict(
-                Ticket(
-                    delivery=waiting.id,
-                    destination=waiting.destination.name,
-                    priority=waiting.priority,
-                    number=waiting.attempts + 1,
-                    tries=1,
-                    refusals=0,
-                    deadline=to_text(deadline),
-                )
-            )
+            first_ticket(waiting, deadline)
             for waiting in self._ledger.deliveries.begin(job_id, destinations, self._actor)
         ]
 
@@ -125,7 +115,10 @@ class Shipping:
         attempt = self._ledger.deliveries.begin_attempt(ticket.delivery)
         reach(Point.DELIVERY_BEGUN)
         if attempt is None:
-            # It was ended by a life of this step that died before the engine heard of it.
+            # It was ended by a life of this step that died before the engine heard of it, or by
+            # somebody else before it began: then this number is used up all the same.
+            reason = "the delivery had ended"
+            self._ledger.deliveries.note_lost_attempt(ticket.delivery, ticket.number, reason)
             state = self._ledger.deliveries.get(ticket.delivery).state
             return {**ended, "ended": str(state)}
         with structlog.contextvars.bound_contextvars(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, exists, func, insert, select
 from sqlalchemy.orm import Session
 
 from node.audit import Kind
@@ -41,18 +41,20 @@ class Transaction:
     uid: str
     state: CommitmentState
     requested_at: datetime
+    ended_at: datetime | None
     reason: str | None
 
 
 @dataclass(frozen=True)
 class Awaited:
-    """A delivery whose destination has everything and has not taken responsibility for it.
+    """A delivery whose destination got everything and has not taken responsibility for it.
 
     Args:
-        delivered_at: Since when.
-        outputs: All that it has.
+        delivered_at: Since when every destination of this run got it.
+        outputs: All that it got.
         remaining: What it would not commit to and must be sent again.
         transactions: The requests of this run, in order.
+        is_asked: Whether it is to commit at all; where not, something remains.
     """
 
     delivery: DeliveryEntry
@@ -60,6 +62,7 @@ class Awaited:
     outputs: tuple[Output, ...]
     remaining: tuple[Output, ...]
     transactions: tuple[Transaction, ...]
+    is_asked: bool
 
 
 class Commitments:
@@ -81,17 +84,42 @@ class Commitments:
             )
 
     def awaited(self, job_id: str, destinations: Collection[str]) -> tuple[Awaited, ...]:
-        """What these destinations, by name, have of a job and have not committed to."""
+        """What these destinations, by name, have of a job and have not committed to.
+
+        And whatever other destinations would not commit to when they were asked: what a
+        destination said it does not have is sent, though nobody wants its word any more.
+        """
         with self._database.reading() as session:
-            run = find(session, job_id).run
+            synthesis = find(session, job_id)
             rows = session.scalars(
                 select(DeliveryRecord)
                 .filter_by(job_id=job_id, state=str(DeliveryState.DELIVERED))
                 .order_by(DeliveryRecord.id)
             )
-            return tuple(
-                self._awaited(session, row, run) for row in rows if row.destination in destinations
+            found = [
+                self._awaited(session, row, synthesis, row.destination in destinations)
+                for row in list(rows)
+            ]
+            return tuple(one for one in found if one.is_asked or one.remaining)
+
+    def refused_deliveries(self) -> tuple[int, ...]:
+        """Deliveries of which something is to be sent again and no attempt has begun."""
+        unfinished = (str(SynthesisState.DELIVERED), str(SynthesisState.DELIVERING))
+        with self._database.reading() as session:
+            rows = session.scalars(
+                select(DeliveryRecord)
+                .join(SynthesisRecord, SynthesisRecord.job_id == DeliveryRecord.job_id)
+                .where(
+                    SynthesisRecord.state.in_(unfinished),
+                    DeliveryRecord.state == str(DeliveryState.DELIVERED),
+                    exists().where(
+                        CommitmentRecord.delivery_id == DeliveryRecord.id,
+                        CommitmentRecord.state == str(CommitmentState.REFUSED),
+                    ),
+                )
+                .order_by(DeliveryRecord.id)
             )
+            return tuple(row.id for row in list(rows) if remaining_of(session, row))
 
     def request(self, awaited: Awaited, transaction_uid: str, actor: str) -> bool:
         """Put a request on record, before it is sent: its answer may come before its response.
@@ -211,18 +239,22 @@ class Commitments:
         detail = {"instances": len(failed), "reason": reason}
         self._audit(session, Kind.COMMITMENT_REFUSED, row.transaction_uid, actor, detail)
 
-    def _awaited(self, session: Session, row: DeliveryRecord, run: int) -> Awaited:
+    def _awaited(
+        self, session: Session, row: DeliveryRecord, synthesis: SynthesisRecord, is_asked: bool
+    ) -> Awaited:
         transactions = session.scalars(
             select(CommitmentRecord)
-            .filter_by(delivery_id=row.id, run=run)
+            .filter_by(delivery_id=row.id, run=synthesis.run)
             .order_by(CommitmentRecord.requested_at)
         )
         return Awaited(
             self._deliveries.entry(session, row),
-            from_text(row.updated_at),
+            # After a retry by hand a delivery may be of an earlier run.
+            from_text(max(row.updated_at, synthesis.updated_at)),
             tuple(outputs_of(session, row.job_id)),
             remaining_of(session, row),
             tuple(_transaction(one) for one in transactions),
+            is_asked,
         )
 
     def _move(
@@ -255,5 +287,9 @@ def _row(session: Session, transaction_uid: str) -> CommitmentRecord:
 
 def _transaction(row: CommitmentRecord) -> Transaction:
     return Transaction(
-        row.transaction_uid, CommitmentState(row.state), from_text(row.requested_at), row.reason
+        row.transaction_uid,
+        CommitmentState(row.state),
+        from_text(row.requested_at),
+        from_text(row.ended_at) if row.ended_at else None,
+        row.reason,
     )

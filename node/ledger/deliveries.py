@@ -82,9 +82,10 @@ class Deliveries:
                 )
             )
 
-    def is_open(self, delivery_id: int) -> bool:
-        """Whether a delivery has not ended."""
-        return self.get(delivery_id).state in _OPEN
+    def wants_attempt(self, delivery_id: int) -> bool:
+        """Whether a delivery has not ended, or is to be taken up again."""
+        with self._database.reading() as session:
+            return _wants_attempt(session, _row(session, delivery_id))
 
     def begin_attempt(self, delivery_id: int) -> Attempt | None:
         """Begin a try, or begin again after a worker died in one; None when there is none to make.
@@ -94,11 +95,10 @@ class Deliveries:
         """
         with self._database.transaction() as session:
             row = _row(session, delivery_id)
-            is_again = row.state == DeliveryState.DELIVERED and remaining_of(session, row)
-            if row.state not in _OPEN and not is_again:
+            if not _wants_attempt(session, row):
                 return None
             synthesis = find(session, row.job_id)
-            if is_again and synthesis.state == SynthesisState.DELIVERED:
+            if synthesis.state == SynthesisState.DELIVERED:
                 move_synthesis(self._database, session, synthesis, SynthesisState.DELIVERING)
             now = self._database.now()
             session.execute(
@@ -116,9 +116,19 @@ class Deliveries:
                 inserted.scalar_one(), delivery_id, _destination(row), remaining_of(session, row)
             )
 
-    def note_lost_attempt(self, delivery_id: int) -> int:
-        """Record an attempt that ended before it could be begun; how many there have been."""
+    def note_lost_attempt(self, delivery_id: int, number: int, reason: str) -> int:
+        """Record that attempt `number` ended before it began; harmless when it is counted.
+
+        Attempts are counted to name workflows: without this the next one would have the name of
+        one that is dead.
+
+        Returns:
+            How many attempts there have been.
+        """
         with self._database.transaction() as session:
+            made = self.entry(session, _row(session, delivery_id)).attempts
+            if made >= number:
+                return made
             now = self._database.now()
             session.execute(
                 insert(DeliveryAttemptRecord).values(
@@ -126,10 +136,10 @@ class Deliveries:
                     started_at=now,
                     ended_at=now,
                     outcome="interrupted",
-                    reason="the ledger did not answer",
+                    reason=reason,
                 )
             )
-            return self.entry(session, _row(session, delivery_id)).attempts
+            return made + 1
 
     def answer(self, attempt: Attempt, sop_instance_uid: str, status: int) -> None:
         """Write down the peer's status of one instance; the latest one counts."""
@@ -181,7 +191,7 @@ class Deliveries:
         """Fail a delivery whose workflow is gone; harmless when it has ended."""
         with self._database.transaction() as session:
             row = _row(session, delivery_id)
-            if row.state in _OPEN:
+            if _wants_attempt(session, row):
                 self._fail(session, row, reason, actor)
 
     def _fail(self, session: Session, row: DeliveryRecord, reason: str, actor: str) -> None:
@@ -190,7 +200,7 @@ class Deliveries:
         self._database.append_audit(session, Kind.DELIVERY_FAILED, row.job_id, actor, detail)
         synthesis = find(session, row.job_id)
         # A sibling's failure has failed it before, or a retry is on its way.
-        if synthesis.state == SynthesisState.DELIVERING:
+        if synthesis.state in (SynthesisState.DELIVERING, SynthesisState.DELIVERED):
             why = f"delivery to {row.destination} failed: {reason}"
             move_synthesis(self._database, session, synthesis, SynthesisState.FAILED, reason=why)
             self._database.append_audit(
@@ -307,6 +317,12 @@ def remaining_of(session: Session, row: DeliveryRecord) -> tuple[Output, ...]:
         for output in outputs_of(session, row.job_id)
         if output.sop_instance_uid not in accepted
     )
+
+
+def _wants_attempt(session: Session, row: DeliveryRecord) -> bool:
+    """Open, or done by a destination that would not commit to all of it."""
+    is_again = row.state == DeliveryState.DELIVERED and remaining_of(session, row)
+    return row.state in _OPEN or bool(is_again)
 
 
 def _row(session: Session, delivery_id: int) -> DeliveryRecord:

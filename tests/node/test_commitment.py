@@ -11,19 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dbos import DBOSClient
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, SecondaryCaptureImageStorage
 from pynetdicom import AE, build_role, evt
 
 from config.settings import DeliverySettings, load
-from node import commitment
+from node import commitment, engine
 from node.committer import Ask, Expire, GiveUp, SendAgain, Wait, next_step
+from node.engine import delivery_options, engine_url
+from node.errors import Retry
 from node.ledger.commitments import Awaited, Transaction
+from node.ledger.deliveries import Deliveries
 from node.ledger.entries import DeliveryEntry, Destination, Output
 from node.receive import Receiver
 from node.states import CommitmentState, DeliveryState, SynthesisState
+from tests.node.test_reconcile import attempts, end_workflow, reconcile
 from tests.node.test_workflow import OUTPUTS, Node
-from tests.peers import LOOPBACK, ScriptedPeer, start_orthanc
+from tests.peers import LOOPBACK, ScriptedPeer, start_orthanc, wait_until
 
 INSTANCE = "1.2.840.10008.1.20.1.1"
 
@@ -246,6 +251,94 @@ def test_a_destination_without_storage_commitment_is_told_of(tmp_path: Path) -> 
     assert "accepts no presentation context for Storage Commitment Push Model" in reason
 
 
+def refused(node: Node, uid: str) -> None:
+    """The destination has everything and stands for all but one instance."""
+    (seen,) = node.ledger.commitments.awaited(node.job_id, {"pacs"})
+    assert node.ledger.commitments.request(seen, uid, "tests")
+    first, *others = [output.sop_instance_uid for output in seen.outputs]
+    node.ledger.commitments.report(uid, others, {first: 0x0112}, "PEER")
+
+
+def reconciling(node: Node, state: SynthesisState) -> None:
+    """Let the committer and the reconciler take turns until the synthesis is in this state."""
+    with committing(node):
+        wait_until(lambda: reconcile(node) * 0 + (node.state == state), 40, state)
+
+
+def test_a_lost_send_again_is_sent_again_under_a_new_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger is away when the workflow would begin, for longer than the engine tries."""
+    monkeypatch.setattr(engine, "LEDGER_TRIES", 1)
+    begin, lost = Deliveries.begin_attempt, []
+
+    def begin_attempt(deliveries: Deliveries, delivery: int) -> Any:
+        if deliveries.get(delivery).state == DeliveryState.DELIVERED and len(lost) < 2:
+            lost.append(delivery)
+            raise Retry("the ledger was away")
+        return begin(deliveries, delivery)
+
+    monkeypatch.setattr(Deliveries, "begin_attempt", begin_attempt)
+    archive = Archive(lambda uids, times: uids[:1] if times == 1 else [])
+    with archive.peer:
+        node = Node(tmp_path, [destination(archive.peer.port)], commitment_stay_s=5.0)
+        node.dispatch()
+        reconciling(node, SynthesisState.COMMITTED)
+        assert sorted(map(archive.peer.times, archive.peer.accepted()))[-2:] == [1, 2]
+    assert len(lost) == 2
+    assert attempts(node) == ["delivered", "interrupted", "interrupted", "delivered"]
+    node.check_audit()
+
+
+def test_a_send_again_that_the_engine_gave_up_is_a_dead_letter(tmp_path: Path) -> None:
+    """And a retry is not offered under the id of what was given up."""
+    with ScriptedPeer() as peer:
+        plain = destination(peer.port) | {"storage_commitment": False}
+        node = Node(tmp_path, [destination(peer.port)], commitment_stay_s=0.0)
+        node.dispatch()
+        with node.worker():
+            node.wait_for(SynthesisState.DELIVERED)
+        refused(node, "2.25.501")
+        gone = delivery_options({"delivery": 1, "number": 2, "priority": 5, "destination": "pacs"})
+        client = DBOSClient(system_database_url=engine_url(node.settings))
+        client.enqueue(gone, {})
+        client.destroy()
+        end_workflow(node, gone["workflow_id"], "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+        reconcile(node)
+        assert node.state == SynthesisState.FAILED
+        assert "too often" in str(node.ledger.syntheses.get(node.job_id).reason)
+        node.settings = with_destinations(node, [plain])
+        node.ledger.syntheses.retry(node.job_id, "operator")
+        node.dispatch()
+        reconciling(node, SynthesisState.COMMITTED)
+        assert sorted(map(peer.times, peer.accepted()))[-2:] == [1, 2]
+    node.check_audit()
+
+
+def test_what_was_refused_is_sent_though_commitment_is_switched_off(tmp_path: Path) -> None:
+    with ScriptedPeer() as peer:
+        node = Node(tmp_path, [destination(peer.port)])
+        node.dispatch()
+        with node.worker():
+            node.wait_for(SynthesisState.DELIVERED)
+        # As often as makes it a dead letter where commitment is wanted.
+        for number in range(node.settings.delivery.commitment_tries):
+            refused(node, f"2.25.50{number}")
+        node.settings = with_destinations(
+            node, [destination(peer.port) | {"storage_commitment": False}]
+        )
+        with committing(node):
+            node.wait_for(SynthesisState.COMMITTED)
+        assert sorted(map(peer.times, peer.accepted()))[-2:] == [1, 2]
+    node.check_audit()
+
+
+def with_destinations(node: Node, destinations: list[dict[str, Any]]) -> Any:
+    delivery = node.settings.delivery.model_dump() | {"destinations": destinations}
+    section = DeliverySettings.model_validate(delivery)
+    return node.settings.model_copy(update={"delivery": section})
+
+
 def test_two_workers_ask_once(tmp_path: Path) -> None:
     with ScriptedPeer() as peer:
         node = Node(tmp_path, [destination(peer.port)])
@@ -298,17 +391,25 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 OUTPUT = Output("1.2", "1", "T2", 0, "p", "d", "path")
 
 
-def awaited(*states: tuple[CommitmentState, float], remaining: bool = False) -> Awaited:
-    """A delivery with requests in these states, each so many seconds ago."""
+def awaited(
+    *states: tuple[CommitmentState, float], remaining: bool = False, is_asked: bool = True
+) -> Awaited:
+    """A delivery with requests in these states, each made and ended so many seconds ago."""
     entry = DeliveryEntry(
         1, "job", Destination("pacs", "PEER", "h", 1), DeliveryState.DELIVERED, 1, 1, ""
     )
     transactions = tuple(
-        Transaction(str(n), state, NOW - timedelta(seconds=ago), "why")
+        Transaction(
+            str(n),
+            state,
+            NOW - timedelta(seconds=ago),
+            None if state is REQUESTED else NOW - timedelta(seconds=ago),
+            "why",
+        )
         for n, (state, ago) in enumerate(states)
     )
     left = (OUTPUT,) if remaining else ()
-    return Awaited(entry, NOW - timedelta(seconds=10), (OUTPUT,), left, transactions)
+    return Awaited(entry, NOW - timedelta(seconds=10), (OUTPUT,), left, transactions, is_asked)
 
 
 REQUESTED, REFUSED = CommitmentState.REQUESTED, CommitmentState.REFUSED
@@ -320,14 +421,21 @@ def test_the_rule() -> None:
         update={"commitment_timeout_s": 60.0, "commitment_tries": 2, "first_retry_s": 2.0}
     )
 
-    def step(*states: tuple[CommitmentState, float], remaining: bool = False) -> object:
-        return next_step(awaited(*states, remaining=remaining), NOW, settings)
+    def step(*states: tuple[CommitmentState, float], **how: bool) -> object:
+        return next_step(awaited(*states, **how), NOW, settings)
 
     assert step() == Ask()
     assert step((REQUESTED, 59)) == Wait()
     late = awaited((REQUESTED, 60))
     assert next_step(late, NOW, settings) == Expire(late.transactions[0])
-    assert step((REFUSED, 5), remaining=True) == SendAgain()
+    until = NOW + timedelta(seconds=settings.give_up_s)
+    assert step((REFUSED, 5), remaining=True) == SendAgain(until - timedelta(seconds=5))
+    # It was to be sent again for that long, and no attempt ever began.
+    assert step((REFUSED, settings.give_up_s), remaining=True) == GiveUp("why")
+    # The settings want no commitment any more: all is sent, nothing is asked.
+    unasked = {"remaining": True, "is_asked": False}
+    assert step((REFUSED, 5), (REQUESTED, 1), **unasked) == SendAgain(until - timedelta(seconds=5))
+    assert step(**unasked) == SendAgain(until - timedelta(seconds=10))
     assert step((REFUSED, 5)) == Ask()
     assert step((REFUSED, 1)) == Wait()
     assert step((REFUSED, 5), (UNANSWERED, 5)) == GiveUp("why")

@@ -25,6 +25,13 @@ def engine(node: Node, statement: str) -> None:
         connection.execute(statement)
 
 
+def end_workflow(node: Node, workflow_id: str, status: str) -> None:
+    engine(
+        node,
+        f"UPDATE workflow_status SET status = '{status}' WHERE workflow_uuid = '{workflow_id}'",
+    )
+
+
 def test_what_is_on_its_way_is_left_alone(tmp_path: Path) -> None:
     node = Node(tmp_path, [])
     node.dispatch()
