@@ -2,7 +2,8 @@
 
 A file grows under `incoming/`, is made durable, then renamed to its place, and the rename is made
 durable too; a crash leaves either the whole file or a leftover that the next start sweeps. Names
-carry the digest of the content, so that two senders of one UID can never overwrite each other.
+carry the digest of the content, so that two senders of one UID, or two workers on one job, can
+never overwrite each other.
 
 An instance takes these steps one by one (`receive`, `Incoming.write`, `keep`, `make_durable`), so
 that its bytes go to the disk as they arrive, and one sync of a folder serves all who wait for it.
@@ -10,7 +11,7 @@ that its bytes go to the disk as they arrive, and one sync of a folder serves al
     incoming/    being written
     instances/   XX/SERIES_UID/SOP_INSTANCE_UID-DIGEST.dcm    XX: two digits of the series' hash
     quarantine/  SOP_INSTANCE_UID-DIGEST.dcm                  contradicts what is held
-    outputs/     JOB_ID/NAME                                  what a synthesis made
+    outputs/     JOB_ID/SOP_INSTANCE_UID-DIGEST.dcm           what a synthesis made
 """
 
 from __future__ import annotations
@@ -338,6 +339,12 @@ class Archive:
                 if above == self.folder.parent:
                     break
             self._durable.add(folder)
+
+
+def output_name(sop_instance_uid: str, content: bytes) -> str:
+    """How an output's file is called: other content, other file."""
+    digest = hashlib.sha256(content).hexdigest()
+    return f"{checked_uid(sop_instance_uid)}-{digest[:_DIGEST_IN_NAME]}.dcm"
 
 
 def checked_uid(uid: str) -> str:

@@ -60,8 +60,11 @@ class Shipping:
         self._actor: Final = actor
 
     def begin(self, job_id: str, run: int) -> list[dict[str, Any]]:
-        """Make one delivery per destination; the tickets of those that wait for an attempt."""
-        del run
+        """Make one delivery per destination; the tickets of those that wait for an attempt.
+
+        Raises:
+            LostRace: When another run was begun since.
+        """
         entry = self._ledger.syntheses.get(job_id)
         series = self._ledger.series.get(entry.series_uid)
         give_up_s = self._settings.delivery.give_up_s
@@ -80,7 +83,7 @@ class Shipping:
         deadline = self._clock() + timedelta(seconds=give_up_s)
         return [
             first_ticket(waiting, deadline)
-            for waiting in self._ledger.deliveries.begin(job_id, destinations, self._actor)
+            for waiting in self._ledger.deliveries.begin(job_id, run, destinations, self._actor)
         ]
 
     def delivery(self, ticket: Ticket) -> str:

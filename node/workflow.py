@@ -7,6 +7,7 @@ that are safe to show, and the engine only hears how the run ended.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import time
@@ -21,7 +22,7 @@ from pydicom import dcmread
 
 from config.settings import Settings
 from node import engine
-from node.archive import Archive
+from node.archive import Archive, output_name
 from node.clock import Clock
 from node.committer import Committer
 from node.engine import DELIVERY_WORKFLOW, SYNTHESIS_WORKFLOW, Ticket
@@ -178,32 +179,34 @@ class Worker:
         """
         with structlog.contextvars.bound_contextvars(job=job_id[:12], run=run):
             try:
-                return step(job_id, run)
-            except Declined as declined:
-                log.info("synthesis declined", code=declined.code)
-                warnings: list[str] = []
-                self._ledger.syntheses.decline(
-                    job_id, declined.code, str(declined), warnings, self.actor
-                )
-                ended = "declined"
-            except NoSpace as full:
-                log.warning("synthesis waits for disk space", reason=str(full))
-                following = self._ledger.syntheses.postpone(job_id, run, str(full), self.actor)
-                self._work_files(job_id, run).hand_on(self._work_files(job_id, following))
-                return "postponed"
-            except (Retry, Fenced):
-                raise
+                return self._accounted(step, job_id, run)
             except LostRace as stale:
                 # A later run has begun; it is the one that counts.
                 log.warning("run is stale", reason=str(stale))
                 return "stale"
-            except Exception as error:
-                reason = describe(error)
-                log.error("synthesis failed", reason=reason)
-                self._ledger.syntheses.fail(job_id, run, reason, self.actor)
-                ended = "failed"
-            self._work_files(job_id, run).remove()
-            return ended
+
+    def _accounted(self, step: Callable[[str, int], Result], job_id: str, run: int) -> Result | str:
+        try:
+            return step(job_id, run)
+        except Declined as declined:
+            log.info("synthesis declined", code=declined.code)
+            code, reason = declined.code, str(declined)
+            self._ledger.syntheses.decline(job_id, run, code, reason, [], self.actor)
+            ended = "declined"
+        except NoSpace as full:
+            log.warning("synthesis waits for disk space", reason=str(full))
+            following = self._ledger.syntheses.postpone(job_id, run, str(full), self.actor)
+            self._work_files(job_id, run).hand_on(self._work_files(job_id, following))
+            return "postponed"
+        except (Retry, Fenced, LostRace):
+            raise
+        except Exception as error:
+            reason = describe(error)
+            log.error("synthesis failed", reason=reason)
+            self._ledger.syntheses.fail(job_id, run, reason, self.actor)
+            ended = "failed"
+        self._work_files(job_id, run).remove()
+        return ended
 
     def read(self, job_id: str, run: int) -> None:
         """Check the CT's files against the record, pass the gate, keep the sagittal stack."""
@@ -216,7 +219,7 @@ class Worker:
         if self._has_outputs(job_id):
             # A later run of a job that was packaged: its objects may be at a destination already,
             # and a UID never gets other pixels.
-            self._ledger.syntheses.package_again(job_id, self.actor)
+            self._ledger.syntheses.package_again(job_id, run, self.actor)
             return
         if entry.model_digest != self._stages.model_digest:
             raise Refuse(
@@ -230,7 +233,7 @@ class Worker:
 
     def synthesize(self, job_id: str, run: int) -> None:
         """Run the model on the stack and keep what it made."""
-        entry = self._ledger.syntheses.get(job_id)
+        entry = self._current(job_id, run)
         files = self._work_files(job_id, run)
         if entry.state == SynthesisState.PACKAGED or files.load_made() is not None:
             return
@@ -240,7 +243,7 @@ class Worker:
 
     def package(self, job_id: str, run: int) -> None:
         """Write the labelled instances into the archive, then on record."""
-        entry = self._ledger.syntheses.get(job_id)
+        entry = self._current(job_id, run)
         if entry.state == SynthesisState.PACKAGED:
             return
         began = time.perf_counter()
@@ -251,19 +254,37 @@ class Worker:
             raise Refuse("the result of the model is gone from the work folder; retry the job")
         paths = dict(zip(entry.sources, self._sources(entry), strict=True))
         headers = [dcmread(paths[uid], stop_before_pixels=True) for uid in prepared.header_uids]
+        known = {one.sop_instance_uid: one for one in self._ledger.syntheses.outputs(job_id)}
         outputs = [
-            self._store(job_id, instance)
+            self._store(job_id, instance, known.get(instance.sop_instance_uid))
             for instance in self._stages.package(made, prepared, headers, order_of(entry))
         ]
         elapsed_s = time.perf_counter() - began
         self._ledger.syntheses.package(
-            job_id, _packaged(outputs, prepared, made, elapsed_s), self.actor
+            job_id, run, _packaged(outputs, prepared, made, elapsed_s), self.actor
         )
         log.info("packaged", instances=len(outputs))
 
-    def _store(self, job_id: str, instance: PackagedInstance) -> Output:
-        name = f"{instance.sop_instance_uid}.dcm"
-        archived = self._archive.store_output(job_id, name, instance.content)
+    def _current(self, job_id: str, run: int) -> SynthesisEntry:
+        entry = self._ledger.syntheses.get(job_id)
+        if entry.run != run:
+            raise LostRace(f"expected run {run}, found run {entry.run}")
+        return entry
+
+    def _store(self, job_id: str, instance: PackagedInstance, known: Output | None) -> Output:
+        """Keep one instance; in the place that is on record, if these very bytes are.
+
+        Raises:
+            Refuse: When other bytes are on record: those are never overwritten.
+        """
+        uid, content = instance.sop_instance_uid, instance.content
+        if known and known.digest != hashlib.sha256(content).hexdigest():
+            raise Refuse(
+                f"output {uid}: expected the bytes on record again, found others; they were made"
+                " on another device or by another program version"
+            )
+        place = Path(known.path).name if known else output_name(uid, content)
+        archived = self._archive.store_output(job_id, place, content)
         return Output(
             instance.sop_instance_uid,
             instance.series_uid,

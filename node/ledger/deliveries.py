@@ -17,7 +17,7 @@ from node.audit import Kind
 from node.errors import IllegalMove, Refuse
 from node.ledger.database import Database, move
 from node.ledger.entries import Attempt, DeliveryEntry, Destination, Output
-from node.ledger.syntheses import find, move_synthesis, outputs_of
+from node.ledger.syntheses import find, find_run, move_synthesis, outputs_of
 from node.records import (
     DeliveredInstanceRecord,
     DeliveryAttemptRecord,
@@ -38,7 +38,7 @@ class Deliveries:
         self._database: Final = database
 
     def begin(
-        self, job_id: str, destinations: Sequence[Destination], actor: str
+        self, job_id: str, run: int, destinations: Sequence[Destination], actor: str
     ) -> tuple[DeliveryEntry, ...]:
         """Start delivering a packaged synthesis: one delivery per destination, made once.
 
@@ -47,9 +47,12 @@ class Deliveries:
 
         Returns:
             The deliveries that wait for their next attempt.
+
+        Raises:
+            LostRace: When another run was begun since.
         """
         with self._database.transaction() as session:
-            synthesis = find(session, job_id)
+            synthesis = find_run(session, job_id, run)
             if synthesis.state == SynthesisState.PACKAGED:
                 move_synthesis(self._database, session, synthesis, SynthesisState.DELIVERING)
                 for destination in destinations:

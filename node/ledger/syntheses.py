@@ -142,24 +142,23 @@ class Syntheses:
             LostRace: When another run was begun since.
         """
         with self._database.transaction() as session:
-            row = find(session, job_id)
-            if row.run != run:
-                raise LostRace(f"synthesis {job_id}: expected run {run}, found run {row.run}")
+            row = find_run(session, job_id, run)
             self._move(session, row, SynthesisState.RUNNING)
             self._database.append_audit(
                 session, Kind.SYNTHESIS_STARTED, job_id, actor, {"run": run}
             )
             return _entry(row)
 
-    def package(self, job_id: str, packaged: Packaged, actor: str) -> None:
+    def package(self, job_id: str, run: int, packaged: Packaged, actor: str) -> None:
         """Record the outputs, whose files are durable, and what they were made with.
 
         Raises:
             Refuse: When the job has outputs of other content on record: a UID never gets other
                 pixels.
+            LostRace: When another run was begun since.
         """
         with self._database.transaction() as session:
-            row = find(session, job_id)
+            row = find_run(session, job_id, run)
             known = {output.sop_instance_uid: output for output in outputs_of(session, job_id)}
             made = {output.sop_instance_uid: output for output in packaged.outputs}
             if known and known != made:
@@ -181,29 +180,40 @@ class Syntheses:
             }
             self._database.append_audit(session, Kind.SYNTHESIS_PACKAGED, job_id, actor, detail)
 
-    def package_again(self, job_id: str, actor: str) -> None:
+    def package_again(self, job_id: str, run: int, actor: str) -> None:
         """Go on with the outputs of an earlier run; the caller has checked their files.
 
         Raises:
             Refuse: When there are none.
+            LostRace: When another run was begun since.
         """
         with self._database.transaction() as session:
-            row = find(session, job_id)
+            row = find_run(session, job_id, run)
             if row.state == SynthesisState.PACKAGED:
                 return
             outputs = outputs_of(session, job_id)
             if not outputs:
                 raise Refuse(f"synthesis {job_id}: expected outputs of an earlier run, found none")
             self._move(session, row, SynthesisState.PACKAGED)
-            detail = {"kept_outputs": len(outputs), "run": row.run}
+            detail = {"kept_outputs": len(outputs), "run": run}
             self._database.append_audit(session, Kind.SYNTHESIS_PACKAGED, job_id, actor, detail)
 
     def decline(
-        self, job_id: str, code: str, reason: str, warnings: Sequence[str], actor: str
+        self,
+        job_id: str,
+        run: int,
+        code: str,
+        reason: str,
+        warnings: Sequence[str],
+        actor: str,
     ) -> None:
-        """End a run without a result: the input is readable but must not be synthesized."""
+        """End a run without a result: the input is readable but must not be synthesized.
+
+        Raises:
+            LostRace: When another run was begun since.
+        """
         with self._database.transaction() as session:
-            row = find(session, job_id)
+            row = find_run(session, job_id, run)
             if row.state == SynthesisState.DECLINED:
                 return
             self._move(
@@ -238,9 +248,7 @@ class Syntheses:
             LostRace: When another run was begun since.
         """
         with self._database.transaction() as session:
-            row = find(session, job_id)
-            if row.run != run:
-                raise LostRace(f"synthesis {job_id}: expected run {run}, found run {row.run}")
+            row = find_run(session, job_id, run)
             following = run + 1
             until = from_text(self._database.now()) + timedelta(seconds=POSTPONED_S)
             self._move(
@@ -344,6 +352,18 @@ def find(session: Session, job_id: str) -> SynthesisRecord:
     row = session.get(SynthesisRecord, job_id)
     if row is None:
         raise Refuse(f"no synthesis {job_id} on record; `pseudomri jobs` lists those there are")
+    return row
+
+
+def find_run(session: Session, job_id: str, run: int) -> SynthesisRecord:
+    """As `find`, for a worker that is at this run of the job.
+
+    Raises:
+        LostRace: When another run was begun since.
+    """
+    row = find(session, job_id)
+    if row.run != run:
+        raise LostRace(f"synthesis {job_id}: expected run {run}, found run {row.run}")
     return row
 
 

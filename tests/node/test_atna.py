@@ -66,9 +66,9 @@ def node(tmp_path: Path) -> Iterator[tuple[Settings, Ledger, Archive]]:
     ledger.syntheses.create(new, "selection")
     ledger.syntheses.start(new.job_id, 1, "work")
     output = Output("2.25.9", "2.25.8", "T2", 0, "0" * 64, "1" * 64, "outputs/x/y.dcm")
-    ledger.syntheses.package(new.job_id, Packaged([output], {}, "cpu", {}, {}, ()), "work")
+    ledger.syntheses.package(new.job_id, 1, Packaged([output], {}, "cpu", {}, {}, ()), "work")
     pacs = Destination("pacs", "PACS", "pacs.example.org", 104)
-    (waiting,) = ledger.deliveries.begin(new.job_id, [pacs], "work")
+    (waiting,) = ledger.deliveries.begin(new.job_id, 1, [pacs], "work")
     for status in (0xA700, 0x0000):
         attempt = ledger.deliveries.begin_attempt(waiting.id)
         assert attempt is not None

@@ -62,9 +62,10 @@ def packaged(job_id: str, content: str = "a") -> Packaged:
 
 
 def deliver(ledger: Ledger, job_id: str, *destinations: Destination) -> list[int]:
-    ledger.syntheses.start(job_id, ledger.syntheses.get(job_id).run, ACTOR)
-    ledger.syntheses.package(job_id, packaged(job_id), ACTOR)
-    return [entry.id for entry in ledger.deliveries.begin(job_id, destinations, ACTOR)]
+    run = ledger.syntheses.get(job_id).run
+    ledger.syntheses.start(job_id, run, ACTOR)
+    ledger.syntheses.package(job_id, run, packaged(job_id), ACTOR)
+    return [entry.id for entry in ledger.deliveries.begin(job_id, run, destinations, ACTOR)]
 
 
 def begun(ledger: Ledger, delivery: int) -> Attempt:
@@ -111,18 +112,18 @@ class Life(RuleBasedStateMachine):
     def start(self, run: int) -> None:
         self.ask(lambda: self.ledger.syntheses.start(self.job_id, run, ACTOR))
 
-    @rule(content=st.sampled_from("ab"))
-    def package(self, content: str) -> None:
+    @rule(run=st.integers(1, 3), content=st.sampled_from("ab"))
+    def package(self, run: int, content: str) -> None:
         made = packaged(self.job_id, content)
-        self.ask(lambda: self.ledger.syntheses.package(self.job_id, made, ACTOR))
+        self.ask(lambda: self.ledger.syntheses.package(self.job_id, run, made, ACTOR))
 
-    @rule()
-    def package_again(self) -> None:
-        self.ask(lambda: self.ledger.syntheses.package_again(self.job_id, ACTOR))
+    @rule(run=st.integers(1, 3))
+    def package_again(self, run: int) -> None:
+        self.ask(lambda: self.ledger.syntheses.package_again(self.job_id, run, ACTOR))
 
-    @rule()
-    def decline(self) -> None:
-        self.ask(lambda: self.ledger.syntheses.decline(self.job_id, "x", "y", [], ACTOR))
+    @rule(run=st.integers(1, 3))
+    def decline(self, run: int) -> None:
+        self.ask(lambda: self.ledger.syntheses.decline(self.job_id, run, "x", "y", [], ACTOR))
 
     @rule(run=st.integers(1, 3))
     def fail(self, run: int) -> None:
@@ -132,9 +133,9 @@ class Life(RuleBasedStateMachine):
     def retry(self) -> None:
         self.ask(lambda: self.ledger.syntheses.retry(self.job_id, ACTOR))
 
-    @rule(destinations=st.sampled_from([(), (HERE,), (HERE, THERE)]))
-    def begin(self, destinations: tuple[Destination, ...]) -> None:
-        self.ask(lambda: self.ledger.deliveries.begin(self.job_id, destinations, ACTOR))
+    @rule(run=st.integers(1, 3), destinations=st.sampled_from([(), (HERE,), (HERE, THERE)]))
+    def begin(self, run: int, destinations: tuple[Destination, ...]) -> None:
+        self.ask(lambda: self.ledger.deliveries.begin(self.job_id, run, destinations, ACTOR))
 
     @rule(data=st.data())
     def attempt(self, data: st.DataObject) -> None:
@@ -207,10 +208,10 @@ TestLife.settings = settings(
 
 def test_a_uid_never_gets_other_pixels(ledger: Ledger, job: NewSynthesis) -> None:
     ledger.syntheses.start(job.job_id, 1, ACTOR)
-    ledger.syntheses.package(job.job_id, packaged(job.job_id, "a"), ACTOR)
-    ledger.syntheses.package(job.job_id, packaged(job.job_id, "a"), ACTOR)
+    ledger.syntheses.package(job.job_id, 1, packaged(job.job_id, "a"), ACTOR)
+    ledger.syntheses.package(job.job_id, 1, packaged(job.job_id, "a"), ACTOR)
     with pytest.raises(Refuse, match="other content"):
-        ledger.syntheses.package(job.job_id, packaged(job.job_id, "b"), ACTOR)
+        ledger.syntheses.package(job.job_id, 1, packaged(job.job_id, "b"), ACTOR)
     assert {one.pixel_digest for one in ledger.syntheses.outputs(job.job_id)} == {"a" * 64}
 
 
@@ -220,6 +221,28 @@ def test_a_stale_run_cannot_start(ledger: Ledger, job: NewSynthesis) -> None:
     with pytest.raises(LostRace, match="run 1"):
         ledger.syntheses.start(job.job_id, 1, ACTOR)
     assert [one.run for one in ledger.syntheses.undispatched()] == [2]
+
+
+def test_a_stale_run_neither_packages_nor_declines(ledger: Ledger, job: NewSynthesis) -> None:
+    """The worker of run 1 was taken for dead and goes on, while run 2 is at work."""
+    ledger.syntheses.start(job.job_id, 1, ACTOR)
+    ledger.syntheses.postpone(job.job_id, 1, "it was silent", ACTOR)
+    ledger.syntheses.start(job.job_id, 2, ACTOR)
+    for verb in (
+        lambda: ledger.syntheses.package(job.job_id, 1, packaged(job.job_id), ACTOR),
+        lambda: ledger.syntheses.decline(job.job_id, 1, "x", "y", [], ACTOR),
+    ):
+        with pytest.raises(LostRace, match="expected run 1, found run 2"):
+            verb()
+    assert ledger.syntheses.get(job.job_id).state is SynthesisState.RUNNING
+    ledger.syntheses.package(job.job_id, 2, packaged(job.job_id), ACTOR)
+    for verb in (
+        lambda: ledger.syntheses.package_again(job.job_id, 1, ACTOR),
+        lambda: ledger.deliveries.begin(job.job_id, 1, [HERE], ACTOR),
+    ):
+        with pytest.raises(LostRace, match="expected run 1, found run 2"):
+            verb()
+    assert ledger.syntheses.get(job.job_id).state is SynthesisState.PACKAGED
 
 
 def test_delivered_needs_every_instance(ledger: Ledger, job: NewSynthesis) -> None:
@@ -258,9 +281,9 @@ def test_a_failed_delivery_fails_it_at_once_and_a_retry_mends_it(
     accept_all(ledger, begun(ledger, second))
     ledger.syntheses.retry(job.job_id, ACTOR)
     ledger.syntheses.start(job.job_id, 2, ACTOR)
-    ledger.syntheses.package_again(job.job_id, ACTOR)
+    ledger.syntheses.package_again(job.job_id, 2, ACTOR)
     moved = Destination("pacs", "PACS2", "192.0.2.3", 11112)
-    waiting = ledger.deliveries.begin(job.job_id, [moved, THERE], ACTOR)
+    waiting = ledger.deliveries.begin(job.job_id, 2, [moved, THERE], ACTOR)
     assert [(one.id, one.destination) for one in waiting] == [(first, moved)]
     accept_all(ledger, begun(ledger, first))
     assert ledger.syntheses.get(job.job_id).state is SynthesisState.DELIVERED

@@ -151,11 +151,11 @@ class Place:
         kept = self.archive.store_output(self.new.job_id, "2.25.9.dcm", content)
         output = Output("2.25.9", "2.25.8", "T2", 0, "00", kept.digest, kept.path)
         packaged = Packaged([output], {}, "cpu", {}, {}, [])
-        self.ledger.syntheses.package(self.new.job_id, packaged, "tests")
+        self.ledger.syntheses.package(self.new.job_id, 1, packaged, "tests")
 
     def _deliver(self) -> None:
         to = Destination("pacs", "PACS", "127.0.0.1", 104)
-        self.ledger.deliveries.begin(self.new.job_id, [to], "tests")
+        self.ledger.deliveries.begin(self.new.job_id, 1, [to], "tests")
 
     def _delivered(self) -> None:
         (number,) = self.ledger.deliveries.open_of(self.new.job_id)

@@ -116,8 +116,8 @@ def live_through_a_day(ledger: Ledger) -> None:
     syntheses.mark_dispatched(new.job_id, 1)
     syntheses.start(new.job_id, 1, "work")
     output = an_output(new.job_id)
-    syntheses.package(new.job_id, Packaged([output], {}, "cpu", {}, {}, ()), "work")
-    (waiting,) = deliveries.begin(new.job_id, [to_pacs()], "work")
+    syntheses.package(new.job_id, 1, Packaged([output], {}, "cpu", {}, {}, ()), "work")
+    (waiting,) = deliveries.begin(new.job_id, 1, [to_pacs()], "work")
     attempt = deliveries.begin_attempt(waiting.id)
     assert attempt is not None
     deliveries.answer(attempt, output.sop_instance_uid, 0xA700)
@@ -182,8 +182,8 @@ def test_what_waits_too_long_is_told(tmp_path: Path) -> None:
         assert "a synthesis has waited" in page["checks"]["queue"]["wrong"]
         ledger.syntheses.start(new.job_id, 1, "work")
         output = an_output(new.job_id)
-        ledger.syntheses.package(new.job_id, Packaged([output], {}, "cpu", {}, {}, ()), "work")
-        ledger.deliveries.begin(new.job_id, [to_pacs()], "work")
+        ledger.syntheses.package(new.job_id, 1, Packaged([output], {}, "cpu", {}, {}, ()), "work")
+        ledger.deliveries.begin(new.job_id, 1, [to_pacs()], "work")
         time.sleep(0.3)
         status, page = health(pages)
         assert status == 503
@@ -275,8 +275,8 @@ def test_durations_are_those_of_the_clock(tmp_path: Path) -> None:
     ledger.syntheses.start(new.job_id, 1, "work")
     clock.advance(20)
     output = an_output(new.job_id)
-    ledger.syntheses.package(new.job_id, Packaged([output], {}, "cpu", {}, {}, ()), "work")
-    ledger.deliveries.begin(new.job_id, [], "work")
+    ledger.syntheses.package(new.job_id, 1, Packaged([output], {}, "cpu", {}, {}, ()), "work")
+    ledger.deliveries.begin(new.job_id, 1, [], "work")
     stages = Chain(ledger.reports, clock, 3600).read_on().stages
     ledger.close()
     assert {name: (sum(one.counts), one.sum_s) for name, one in stages.items()} == {

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from node import audit
 from node.archive import Archive
 from node.clock import utc_now
 from node.engine import Dispatcher, engine_url
+from node.errors import Refuse
+from node.intact import intact_output
 from node.ledger import Ledger
-from node.stages import Stages
+from node.stages import PackagedInstance, Stages
 from node.states import SynthesisState
 from node.workflow import Worker
 from pipeline.errors import Declined
@@ -232,6 +235,54 @@ def test_a_changed_file_fails_the_run(tmp_path: Path, peer: ScriptedPeer) -> Non
     with node.worker():
         node.wait_for(SynthesisState.FAILED)
     assert "has changed" in str(node.ledger.syntheses.get(node.job_id).reason)
+
+
+@pytest.mark.parametrize("is_same_run", [True, False])
+def test_a_worker_that_was_overtaken_overwrites_nothing(
+    tmp_path: Path, peer: ScriptedPeer, is_same_run: bool
+) -> None:
+    """It was silent while it packaged; another worker, on another device, has done it since."""
+    node = Node(tmp_path, [to(peer)])
+    fast = fast_stages(node.marks)
+    other = Worker(node.settings, node.ledger, node.archive, fast, utc_now)
+    run = 1 if is_same_run else 2
+
+    def overtaken(*args: Any) -> Iterator[PackagedInstance]:
+        if not is_same_run:
+            node.ledger.syntheses.postpone(node.job_id, 1, "it was silent", "tests")
+        for step in (other.read, other.synthesize, other.package):
+            step(node.job_id, run)
+        for instance in fast.package(*args):
+            yield replace(instance, content=instance.content + b"\0\0")
+
+    stages = replace(fast, package=overtaken)
+    worker = Worker(node.settings, node.ledger, node.archive, stages, utc_now)
+    worker.read(node.job_id, 1)
+    worker.synthesize(node.job_id, 1)
+    # An engine would be told "stale" or hear nothing; what counts is that nothing changed.
+    with pytest.raises(Refuse):
+        worker.package(node.job_id, 1)
+    outputs = node.ledger.syntheses.outputs(node.job_id)
+    assert len(outputs) == OUTPUTS
+    for output in outputs:
+        intact_output(node.archive, output.path, output.digest)
+    if not is_same_run:
+        assert worker._guard(worker.package, node.job_id, 1) == "stale"
+    assert node.state == SynthesisState.PACKAGED
+
+
+def test_a_decline_of_a_stale_run_changes_nothing(tmp_path: Path) -> None:
+    node = Node(tmp_path, [])
+
+    def decline(paths: object) -> Any:
+        node.ledger.syntheses.postpone(node.job_id, 1, "it was silent", "tests")
+        node.ledger.syntheses.start(node.job_id, 2, "tests")
+        raise Declined("canal.short", found="40 mm", expected="112 mm", remedy="Scan more.")
+
+    stages = replace(fast_stages(node.marks), prepare=decline)
+    worker = Worker(node.settings, node.ledger, node.archive, stages, utc_now)
+    assert worker._guard(worker.read, node.job_id, 1) == "stale"
+    assert node.state == SynthesisState.RUNNING
 
 
 def test_a_full_peer_gets_it_later(tmp_path: Path) -> None:
