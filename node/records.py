@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, MetaData, String, Text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, MetaData, String, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # Constraint names are fixed so that a migration can name them on every database.
@@ -140,6 +140,9 @@ class SynthesisRecord(Record):
     reason: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[str] = mapped_column(Moment)
     updated_at: Mapped[str] = mapped_column(Moment)
+    # Since when it waits for its result: created, or retried by hand. A run that was postponed
+    # waits on.
+    queued_at: Mapped[str] = mapped_column(Moment, server_default=text("''"))
     # Set once the workflow engine has accepted this run; a queued row without it is offered again.
     dispatched_at: Mapped[str | None] = mapped_column(Moment)
     # A run that found the disk full is not offered again before this.
@@ -178,6 +181,9 @@ class DeliveryRecord(Record):
     state: Mapped[str] = mapped_column(String(16), index=True)
     created_at: Mapped[str] = mapped_column(Moment)
     updated_at: Mapped[str] = mapped_column(Moment)
+    # Since when something is to be sent: created, retried by hand, or refused in the end by a
+    # destination that had it. Attempts between leave it as it is.
+    opened_at: Mapped[str] = mapped_column(Moment, server_default=text("''"))
 
 
 class DeliveryAttemptRecord(Record):

@@ -109,7 +109,9 @@ class Deliveries:
                 .filter_by(delivery_id=delivery_id, ended_at=None)
                 .values(ended_at=now, outcome="interrupted", reason="the worker died")
             )
-            self._move(session, row, DeliveryState.SENDING)
+            # Taken up again, it is open from now on; another attempt changes nothing about that.
+            since = {"opened_at": now} if row.state == DeliveryState.DELIVERED else {}
+            self._move(session, row, DeliveryState.SENDING, **since)
             inserted = session.execute(
                 insert(DeliveryAttemptRecord)
                 .values(delivery_id=delivery_id, started_at=now)
@@ -232,6 +234,7 @@ class Deliveries:
                     state=str(DeliveryState.PENDING),
                     created_at=now,
                     updated_at=now,
+                    opened_at=now,
                     **address,
                 )
             )
@@ -289,9 +292,11 @@ class Deliveries:
             },
         )
 
-    def _move(self, session: Session, row: DeliveryRecord, target: DeliveryState) -> None:
+    def _move(
+        self, session: Session, row: DeliveryRecord, target: DeliveryState, **values: object
+    ) -> None:
         source = DeliveryState(row.state)
-        changes = {"updated_at": self._database.now()}
+        changes = {"updated_at": self._database.now(), **values}
         move(session, DeliveryRecord, {"id": row.id}, DELIVERY_MOVES, source, target, changes)
         session.refresh(row)
 

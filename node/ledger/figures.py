@@ -21,7 +21,8 @@ class Queue:
 
     Args:
         depth: Syntheses in state `queued`.
-        oldest_at: When the one that waits longest was created, as the ledger writes it.
+        oldest_at: Since when the one waits that waits longest, as the ledger writes it. A run
+            that was postponed waits on; one that was retried by hand waits anew.
         running: Syntheses in state `running`.
         longest_running_at: When the one that runs longest began.
     """
@@ -39,7 +40,8 @@ class DestinationFigures:
     Args:
         states: Deliveries by state.
         last_delivered_at: When it last had a whole delivery.
-        waiting_since: When the delivery that is open for longest was created.
+        waiting_since: Since when the delivery that is open for longest is: created, retried, or
+            refused by a destination that had it.
     """
 
     states: dict[str, int]
@@ -75,7 +77,7 @@ class Figures:
                 row = session.execute(query.where(SynthesisRecord.state == str(state))).one()
                 return row[0], row[1]
 
-            depth, oldest_at = of(SynthesisState.QUEUED, SynthesisRecord.updated_at)
+            depth, oldest_at = of(SynthesisState.QUEUED, SynthesisRecord.queued_at)
             running, longest_at = of(SynthesisState.RUNNING, SynthesisRecord.updated_at)
             return Queue(depth, oldest_at, running, longest_at)
 
@@ -85,7 +87,7 @@ class Figures:
             DeliveryRecord.destination,
             DeliveryRecord.state,
             func.count(),
-            func.min(DeliveryRecord.created_at),
+            func.min(DeliveryRecord.opened_at),
             func.max(DeliveryRecord.updated_at),
         ).group_by(DeliveryRecord.destination, DeliveryRecord.state)
         with self._database.reading() as session:

@@ -56,6 +56,7 @@ class Syntheses:
                     parameters=dict(new.parameters),
                     created_at=now,
                     updated_at=now,
+                    queued_at=now,
                 )
             )
             detail = {
@@ -294,9 +295,15 @@ class Syntheses:
             # Other states go back to queued too, but by the worker's own doing.
             if row.state != SynthesisState.FAILED:
                 raise IllegalMove(f"{job_id}: {row.state} -> queued is no retry; failed is")
-            run = row.run + 1
+            run, now = row.run + 1, self._database.now()
             self._move(
-                session, row, SynthesisState.QUEUED, run=run, dispatched_at=None, reason=None
+                session,
+                row,
+                SynthesisState.QUEUED,
+                run=run,
+                dispatched_at=None,
+                reason=None,
+                queued_at=now,
             )
             self._database.append_audit(
                 session, Kind.SYNTHESIS_RETRIED, job_id, actor, {"run": run}
@@ -312,7 +319,7 @@ class Syntheses:
                     DELIVERY_MOVES,
                     DeliveryState.FAILED,
                     DeliveryState.PENDING,
-                    {"updated_at": self._database.now()},
+                    {"updated_at": now, "opened_at": now},
                 )
                 self._database.append_audit(
                     session,

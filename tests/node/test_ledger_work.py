@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from node import audit
 from node.archive import Archive
-from node.clock import utc_now
+from node.clock import from_text, utc_now
 from node.errors import IllegalMove, LostRace, Refuse
 from node.ledger import Ledger, migrate, open_ledger, sqlite_url
 from node.ledger.commitments import Awaited
@@ -27,6 +27,7 @@ from node.states import (
     SynthesisState,
 )
 from tests.node.journeys import MODEL_DIGEST, new_synthesis, put_ct_on_record
+from tests.node.samples import Clock
 
 ACTOR = "tests"
 HERE = Destination("pacs", "PACS", "192.0.2.1", 104)
@@ -243,6 +244,76 @@ def test_a_stale_run_neither_packages_nor_declines(ledger: Ledger, job: NewSynth
         with pytest.raises(LostRace, match="expected run 1, found run 2"):
             verb()
     assert ledger.syntheses.get(job.job_id).state is SynthesisState.PACKAGED
+
+
+class Clocked:
+    """A ledger with a clock of ours, and what health and metrics read in it."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.clock = Clock()
+        self.ledger = open_ledger(url, self.clock)
+        put_ct_on_record(self.ledger, Archive(folder / "archive"))
+        self.job_id = new_synthesis(self.ledger).job_id
+        self.ledger.syntheses.create(new_synthesis(self.ledger), ACTOR)
+
+    def age_s(self, at: str | None) -> float | None:
+        return None if at is None else (self.clock() - from_text(at)).total_seconds()
+
+    def queue_s(self) -> float | None:
+        return self.age_s(self.ledger.figures.queue().oldest_at)
+
+    def delivery_s(self) -> float | None:
+        return self.age_s(self.ledger.figures.destinations()[HERE.name].waiting_since)
+
+
+@pytest.fixture
+def clocked(tmp_path: Path, database_url: str) -> Iterator[Clocked]:
+    made = Clocked(tmp_path, database_url)
+    yield made
+    made.ledger.close()
+
+
+def test_a_postponed_run_has_waited_from_the_first_time_on(clocked: Clocked) -> None:
+    syntheses = clocked.ledger.syntheses
+    for run in range(1, 4):
+        clocked.clock.advance(600)
+        syntheses.start(clocked.job_id, run, ACTOR)
+        syntheses.postpone(clocked.job_id, run, "the disk is full", ACTOR)
+    assert clocked.queue_s() == 1800
+    syntheses.fail(clocked.job_id, 4, "because", ACTOR)
+    assert clocked.queue_s() is None
+    clocked.clock.advance(86_400)
+    syntheses.retry(clocked.job_id, ACTOR)
+    clocked.clock.advance(5)
+    assert clocked.queue_s() == 5
+
+
+def test_a_delivery_is_open_since_it_was_retried(clocked: Clocked) -> None:
+    ledger, clock = clocked.ledger, clocked.clock
+    (delivery,) = deliver(ledger, clocked.job_id, HERE)
+    clock.advance(60)
+    ledger.deliveries.postpone(begun(ledger, delivery), "later", ACTOR)
+    assert clocked.delivery_s() == 60
+    ledger.deliveries.fail(begun(ledger, delivery), "no", ACTOR)
+    clock.advance(86_400)
+    ledger.syntheses.retry(clocked.job_id, ACTOR)
+    clock.advance(5)
+    ledger.deliveries.postpone(begun(ledger, delivery), "later", ACTOR)
+    assert clocked.delivery_s() == 5
+
+
+def test_a_delivery_that_is_sent_again_is_open_since_then(clocked: Clocked) -> None:
+    ledger, clock = clocked.ledger, clocked.clock
+    (delivery,) = deliver(ledger, clocked.job_id, HERE)
+    accept_all(ledger, begun(ledger, delivery))
+    clock.advance(86_400)
+    (waiting,) = awaited(ledger, clocked.job_id, HERE.name)
+    assert ledger.commitments.request(waiting, "2.25.501", ACTOR)
+    ledger.commitments.report("2.25.501", [], {}, ACTOR)
+    begun(ledger, delivery)
+    clock.advance(5)
+    begun(ledger, delivery)
+    assert clocked.delivery_s() == 5
 
 
 def test_delivered_needs_every_instance(ledger: Ledger, job: NewSynthesis) -> None:

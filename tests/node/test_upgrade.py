@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from node import engine
 from node.app import prepare
@@ -103,6 +103,35 @@ def statuses(node: Node) -> set[tuple[str, str]]:
     return rows
 
 
+def put_synthesis(connection: Connection, job: str, run: int, state: str) -> None:
+    """As the first release had it, with a delivery that is open unless it waits for the worker."""
+    connection.execute(
+        text(
+            "INSERT INTO series VALUES"
+            " (:job, 's', 'CT', 'selected', 1, 'CT1', 'a', 'at', 'at', 'at')"
+        ),
+        {"job": job},
+    )
+    connection.execute(
+        text(
+            "INSERT INTO synthesis (job_id, series_uid, series_version, study_uid, state, run,"
+            " priority, contrasts, sources, seed, model_name, model_version, model_digest,"
+            " parameters, created_at, updated_at) VALUES (:job, :job, 1, 's', :state, :run, 5,"
+            " '[]', '{}', 1, 'm', '1', 'd', '{}', 'created', 'updated')"
+        ),
+        {"job": job, "run": run, "state": state},
+    )
+    if state == "delivering":
+        connection.execute(
+            text(
+                "INSERT INTO delivery (job_id, destination, ae_title, host, port, state,"
+                " created_at, updated_at) VALUES"
+                " (:job, 'pacs', 'PACS', 'h', 1, 'pending', 'created', 'updated')"
+            ),
+            {"job": job},
+        )
+
+
 def test_the_tables_of_the_first_release_become_ours_with_what_is_in_them(
     tmp_path: Path, new_url: str
 ) -> None:
@@ -128,6 +157,8 @@ def test_the_tables_of_the_first_release_become_ours_with_what_is_in_them(
                 "hash": "f" * 64,
             },
         )
+        for job, run, state in (("a", 1, "queued"), ("b", 3, "delivering")):
+            put_synthesis(connection, job, run, state)
     with pytest.raises(Stop, match=r"found 0001.*`pseudomri serve`"):
         open_ledger(url, utc_now)
     prepare(settings)
@@ -135,6 +166,9 @@ def test_the_tables_of_the_first_release_become_ours_with_what_is_in_them(
     (event,) = ledger.reports.events()
     assert (event.subject, event.detail) == ("EVIL", {"reason": "not among receive.peers"})
     assert ledger.workers.beats() == {}
+    # What was retried may have waited for less than since it was created: it tells its last move.
+    assert ledger.figures.queue().oldest_at == "created"
+    assert ledger.figures.destinations()["pacs"].waiting_since == "updated"
     ledger.close()
     with database.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
