@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from node.errors import LostRace
 from node.fetching import PROCESS
 from node.ledger.announcements import Announced
 from node.records import AnnouncementRecord
+from tests.node.certificates import Authority
 from tests.node.samples import SERIES_UID, STUDY_UID, Clock, new_archive, new_ledger
 from tests.node.scu import associated
 from tests.node.test_fetching import SLICES, archive, settings, station
 from tests.node.test_receive import Station
-from tests.peers import LOOPBACK
+from tests.peers import LOOPBACK, free_port
 
 
 def notification(**changes: Any) -> Dataset:
@@ -144,3 +146,22 @@ def test_what_is_announced_during_a_fetch_is_fetched_too(tmp_path: Path) -> None
         assert again.announced.instances == 400
         announcements.fetched(again, "tests")
         assert announcements.due() == ()
+
+
+def test_our_expired_certificate_holds_up_no_other_announcement(tmp_path: Path) -> None:
+    node, ca = tmp_path / "node", Authority(tmp_path / "ca")
+    expired = ca.issue("us", begin=timedelta(days=-2), end=timedelta(days=-1))
+    with station(node) as at, archive("dcmqrscp", tmp_path, at.port) as (port, _):
+        secure = Source(name="far", ae_title="FAR", host=LOOPBACK, port=free_port(), tls=True)
+        plain = Source(name="pacs", ae_title="QRSCP", host=LOOPBACK, port=port)
+        announced = [
+            Announced(STUDY_UID, f"{SERIES_UID}.7", "FAR", SLICES),
+            Announced(STUDY_UID, SERIES_UID, "QRSCP", SLICES),
+        ]
+        at.ledger.announcements.note(announced, "PACS", is_wanted=True)
+        ours = settings(node, secure, plain, tls=ca.settings(expired))
+        assert AnnouncedSeries(ours, at.ledger, at.archive, Clock()).run_once() == 2
+        assert [state for _, state, _ in rows(at)] == ["pending", "fetched"]
+        with at.ledger.database.reading() as session:
+            first = session.query(AnnouncementRecord).filter_by(retrieve_ae="FAR").one()
+        assert "tls.certificate_file: expected a valid certificate" in str(first.reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -26,11 +27,11 @@ from node.receive import Receiver
 from node.reconcile import Reconciler
 from node.records import RemovalRecord
 from node.states import RemovalState, SynthesisState
-from tests.node.journeys import KILL, open_parts, prepare_node
+from tests.node.journeys import KILL, open_parts, prepare_node, settings_for
 from tests.node.samples import ct
 from tests.node.scu import associated, store
 from tests.node.test_workflow import OUTPUTS, Node, to
-from tests.peers import ScriptedPeer, wait_until
+from tests.peers import LOOPBACK, ScriptedPeer, wait_until
 from tests.postgresql import PostgreSQL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,17 +51,26 @@ def elsewhere(settings: Settings, folder: Path, url: str = "") -> Settings:
 
 
 def pseudomri(settings: Settings, *arguments: object) -> subprocess.CompletedProcess[str]:
-    document = settings.model_dump(mode="json", exclude_none=True)
-    environment = {f"PSEUDOMRI_{k.upper()}": json.dumps(v) for k, v in document.items()}
     return subprocess.run(
-        [sys.executable, "-m", "node", *map(str, arguments)],
+        command(*arguments),
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={"PATH": "/usr/bin", "PYTHONPATH": str(ROOT), **environment},
+        env=environment(settings),
         timeout=120,
         check=False,
     )
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "node", *map(str, arguments)]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Settings as variables, and nothing of this process's own."""
+    document = settings.model_dump(mode="json", exclude_none=True)
+    sections = {f"PSEUDOMRI_{k.upper()}": json.dumps(v) for k, v in document.items()}
+    return {"PATH": "/usr/bin", "PYTHONPATH": str(ROOT), **sections}
 
 
 def finish(node: Node, settings: Settings) -> None:
@@ -246,15 +256,11 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 def test_from_sqlite_to_postgresql_with_work_in_flight(
     tmp_path: Path, peer: ScriptedPeer, postgresql: PostgreSQL
 ) -> None:
-    """The real command; refused while the node runs, and into a database that is not empty."""
+    """The real command; refused into a database that is not empty."""
     node = Node(tmp_path / "node", [to(peer)])
     node.dispatch()
     assert node.worker_process("within-send").wait(60) in (-9, KILL)
     url = postgresql.new_database()
-    with hold(node.settings.node.data_folder, "work"):
-        refused = pseudomri(node.settings, "database", "copy", url)
-    assert refused.returncode == 2
-    assert "to be free" in refused.stderr
     before = list(node.ledger.reports.events())
     copied = pseudomri(node.settings, "database", "copy", url, "--json")
     assert copied.returncode == 0, copied.stderr
@@ -271,6 +277,53 @@ def test_from_sqlite_to_postgresql_with_work_in_flight(
     finish(node, target)
     assert len(peer.accepted()) == OUTPUTS
     assert all(len(digests) == 1 for digests in peer.accepted().values())
+
+
+def test_nothing_is_copied_while_any_part_of_the_node_may_write(
+    tmp_path: Path, postgresql: PostgreSQL
+) -> None:
+    """The web role and a fetch as they are started by hand; the locks of worker and acceptors."""
+    with socket.create_server((LOOPBACK, 0)) as silent:
+        pacs = {"name": "pacs", "ae_title": "PACS", "host": LOOPBACK}
+        sections = {
+            "web": {"port": 0},
+            "retrieve": {"sources": [pacs | {"port": silent.getsockname()[1]}]},
+        }
+        settings = settings_for(tmp_path / "data", [], sections)
+        prepare_node(settings)
+        data, url = settings.node.data_folder, postgresql.new_database()
+
+        def refusal() -> str:
+            refused = pseudomri(settings, "database", "copy", url)
+            assert refused.returncode == 2
+            return refused.stderr
+
+        with beginning(settings, "serve", "--role", "web") as web:
+            assert web.stdout is not None
+            assert web.stdout.readline().startswith("ready")
+            assert "runs the web role" in refusal()
+        with beginning(settings, "fetch", "pacs", "--study", "1.2.3"):
+            connection, _ = silent.accept()
+            with connection:
+                assert "expected no other fetch" in refusal()
+    for name in ("receive-1", "work"):
+        with hold(data, name):
+            assert f"runs the {name} role" in refusal()
+    copying.refuse_unless_empty(url)
+    assert pseudomri(settings, "database", "copy", url).returncode == 0
+
+
+@contextlib.contextmanager
+def beginning(settings: Settings, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A command that goes on for as long as the block does."""
+    process = subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment(settings)
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_copy_that_fails_leaves_the_target_empty(

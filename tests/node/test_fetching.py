@@ -7,22 +7,25 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydicom.uid import SecondaryCaptureImageStorage
+from structlog.testing import capture_logs
 
 from config.settings import Settings, Source, load
 from node.association import Rejected, Unreachable, address_of
 from node.audit import Kind
-from node.counting import ArchiveCount
+from node.counting import ArchiveCount, archive_count
 from node.errors import Refuse, Stop
 from node.fetching import Fetcher, source_named
 from node.ledger.entries import Destination
 from node.query import FoundSeries, Query
 from node.records import RemovalRecord
 from node.states import RemovalState
+from tests.node.certificates import Authority
 from tests.node.samples import PATIENT, SERIES_UID, STUDY_UID, ct, with_meta
 from tests.node.scu import associated, store_bytes, write_file
 from tests.node.test_receive import Station
@@ -89,12 +92,15 @@ def fetcher(at: Station, folder: Path, port: int, ae_title: str, method: str) ->
     return Fetcher(settings(folder, source), source, at.ledger, at.archive)
 
 
-def settings(folder: Path, *sources: Source, **receive: Any) -> Settings:
+def settings(
+    folder: Path, *sources: Source, tls: dict[str, Any] | None = None, **receive: Any
+) -> Settings:
     document = load().model_dump(mode="json", exclude_none=True)
     document["node"] |= {"data_folder": str(folder)}
     document["receive"] |= {"minimum_free_bytes": 0, **receive}
     document["retrieve"]["sources"] = [source.model_dump() for source in sources]
     document["retrieve"]["network_timeout_s"] = 20
+    document["tls"] |= tls or {}
     return Settings(**document)
 
 
@@ -268,3 +274,18 @@ def test_a_silent_archive_is_left_alone(tmp_path: Path) -> None:
     now[0] = 61.0
     assert count("1", "4") is None
     assert asked == ["2", "4"]
+
+
+def test_our_expired_certificate_costs_the_count_and_no_more(tmp_path: Path) -> None:
+    """Completion asks in its own turn: it must go on, and not be kept waiting again."""
+    ca = Authority(tmp_path / "ca")
+    expired = ca.issue("us", begin=timedelta(days=-2), end=timedelta(days=-1))
+    source = Source(name="pacs", ae_title="PACS", host=LOOPBACK, port=free_port(), tls=True)
+    base = settings(tmp_path, source, tls=ca.settings(expired))
+    retrieve = base.retrieve.model_copy(update={"count_source": "pacs"})
+    count = archive_count(base.model_copy(update={"retrieve": retrieve}))
+    assert count is not None
+    with capture_logs() as logs:
+        assert [count("1", "2"), count("1", "3")] == [None, None]
+    (line,) = logs
+    assert "tls.certificate_file: expected a valid certificate" in line["reason"]
