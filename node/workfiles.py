@@ -200,7 +200,10 @@ class WorkFiles:
             os.fsync(stream.fileno())
         reach(Point.WORK_WRITTEN)
         part.replace(self._folder / name)
-        _sync_folder(self._folder)
+        # The file's name, the folder's, and that of the folder of all: a step that the engine has
+        # on record is not run again.
+        for folder in (self._folder, self._folder.parent, self._folder.parent.parent):
+            _sync_folder(folder)
         reach(Point.WORK_DURABLE)
 
     def _load(self, name: str) -> tuple[dict[str, Any], dict[str, Any]] | None:

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from config.settings import load
 from node import faults, loopback
 from node.archive import Archive
 from node.clock import utc_now
+from node.faults import Point
 from node.journey import look
 from node.ledger import Ledger, open_ledger
 from node.loopback import LOOPBACK, Service
@@ -69,13 +70,14 @@ class Outcome:
 class Bench:
     """A node on a folder, started again whenever its supervisor was killed."""
 
-    def __init__(self, folder: Path, pacs_port: int) -> None:
+    def __init__(self, folder: Path, pacs_port: int, database_url: str) -> None:
         self.folder = folder
         self.port = free_port()
         self.faults = folder / "faults"
         self.faults.mkdir(parents=True)
         self.config = folder / "site.toml"
-        self.config.write_text(loopback._toml(_site(folder / "data", self.port, pacs_port)))
+        site = _site(folder / "data", self.port, pacs_port, database_url)
+        self.config.write_text(loopback._toml(site))
         self.settings = load(self.config)
         self._stack = contextlib.ExitStack()
         self._lives = itertools.count(1)
@@ -104,12 +106,28 @@ class Bench:
         return code
 
 
-def run(kills: int, seed: int, folder: Path, tell: Tell) -> Outcome:
-    """Kill so many times, then count."""
+def run(
+    kills: int,
+    seed: int,
+    folder: Path,
+    tell: Tell,
+    targets: Sequence[tuple[Point, str]] = TARGETS,
+    database_url: str = "",
+) -> Outcome:
+    """Kill so many times, then count.
+
+    Args:
+        kills: In all.
+        seed: Of everything that is random.
+        folder: Of data, settings and logs; made when missing.
+        tell: Told how far it is.
+        targets: Points and the roles that are to die there, in turn.
+        database_url: An empty PostgreSQL; none for SQLite in the folder.
+    """
     began = time.monotonic()
     pacs = UnreliablePacs(seed)
     pacs.start()
-    bench = Bench(folder, pacs.port)
+    bench = Bench(folder, pacs.port, database_url)
     work = Work(AHEAD)
     scanners = [Scanner(f"CT{n}", bench.port, work, seed + n) for n in range(1, SENDERS + 1)]
     for scanner in scanners:
@@ -117,7 +135,7 @@ def run(kills: int, seed: int, folder: Path, tell: Tell) -> Outcome:
     watch = Watch(bench.ledger, work)
     killer = Killer(bench.faults, bench.settings.node.data_folder / "locks", seed)
     try:
-        _kill(kills, bench, killer, watch, tell)
+        _kill(kills, targets, bench, killer, watch, tell)
         tell("letting it settle")
         for scanner in scanners:
             scanner.stop.set()
@@ -178,17 +196,24 @@ class Watch:
         return len(self._over) == len(self.work.series)
 
 
-def _kill(kills: int, bench: Bench, killer: Killer, watch: Watch, tell: Tell) -> None:
+def _kill(
+    kills: int,
+    targets: Sequence[tuple[Point, str]],
+    bench: Bench,
+    killer: Killer,
+    watch: Watch,
+    tell: Tell,
+) -> None:
     """Named points in turn; when each was met once, random moments between them."""
-    targets = itertools.cycle(TARGETS)
+    turns = itertools.cycle(targets)
     for number in itertools.count():
         if killer.kills.total >= kills:
             return
         tell(f"{killer.kills.total} of {kills} kills, {len(watch._over)} series through")
         watch.look()
         bench.restart_if_dead()
-        if number < len(TARGETS) or number % 2:
-            point, role = next(targets)
+        if number < len(targets) or number % 2:
+            point, role = next(turns)
             # Nothing may be on its way to a point that only a sender leads to.
             watch.work.is_wanted = role == RECEIVE
             killer.at_point(point, role)
@@ -217,10 +242,15 @@ def _leftovers(bench: Bench) -> list[str]:
     return [path for path in files if path not in known] + [path.name for path in work]
 
 
-def _site(data: Path, port: int, pacs_port: int) -> dict[str, dict[str, Any]]:
+def _site(data: Path, port: int, pacs_port: int, url: str) -> dict[str, dict[str, Any]]:
     pacs = {"name": "pacs", "ae_title": "PEER", "host": LOOPBACK, "port": pacs_port}
     return {
-        "node": {"bind_address": LOOPBACK, "port": port, "data_folder": str(data)},
+        "node": {
+            "bind_address": LOOPBACK,
+            "port": port,
+            "data_folder": str(data),
+            "database_url": url,
+        },
         "receive": {
             "allow_any_peer": True,
             "minimum_free_bytes": 100_000_000,

@@ -33,6 +33,8 @@ from tests.node.scu import associated, store
 
 ROOT = Path(__file__).parents[2]
 SENDERS = 2
+Rows = tuple[tuple[str, ...], ...]
+_INSTANCES = "SELECT sop_instance_uid, path FROM instance"
 # Parts of the writes of a database that may have reached the disk: none, all, and so many others.
 RANDOM_PARTS = 2
 TRACED = (
@@ -210,7 +212,8 @@ class Disk:
     _renameat = _renameat2 = _rename
 
     def _unlink(self, call: Call) -> None:
-        parent, name = self._parent(call.texts[0])
+        # Below an open folder, as those who remove a whole tree do it.
+        parent, name = self._parent(str(Path(call.path, call.texts[0])))
         if parent is not None:
             self._change(parent, name, None)
 
@@ -288,10 +291,11 @@ def _answered(call: Call, promised: dict[str, str]) -> Iterator[str]:
         return
     # Status (0000,0900) of Success, in the implicit little endian of every command set.
     if b"\x00\x00\x00\x09\x02\x00\x00\x00\x00\x00" in call.data:
-        yield from (uid for uid in promised if _names(call.data, uid))
+        yield from (uid for uid in promised if names(call.data, uid))
 
 
-def _names(data: bytes, uid: str) -> bool:
+def names(data: bytes, uid: str) -> bool:
+    """Whether a command set is about this instance."""
     padded = uid.encode() + b"\x00" * (len(uid) % 2)
     # Affected SOP Instance UID (0000,1000), with its length.
     return b"\x00\x00\x00\x10" + len(padded).to_bytes(4, "little") + padded in data
@@ -301,7 +305,8 @@ def _missing(
     disk: Disk, acknowledged: dict[str, None], promised: dict[str, str], dice: random.Random
 ) -> Iterator[tuple[str, str]]:
     paths: dict[str, str] = {}
-    for rows in _ledgers(disk, dice):
+    for found in databases(disk, "node.sqlite", _INSTANCES, dice):
+        rows = dict(found)
         for uid in acknowledged:
             if uid not in rows:
                 yield uid, "no row"
@@ -322,20 +327,21 @@ def _digest(content: bytes) -> str:
         return ""
 
 
-def _ledgers(disk: Disk, dice: random.Random) -> Iterator[dict[str, str]]:
-    """Path by SOP Instance UID of every ledger that may be left."""
-    for database in disk.survivors("node.sqlite"):
-        for journal in disk.survivors("node.sqlite-wal"):
+def databases(disk: Disk, name: str, query: str, dice: random.Random) -> Iterator[Rows]:
+    """What a query finds in every state in which a SQLite database may be left; nothing where its
+    tables are not there yet."""
+    for database in disk.survivors(name):
+        for journal in disk.survivors(f"{name}-wal"):
             for content in database.contents(dice) if database else (b"",):
                 for log in journal.contents(dice) if journal else (None,):
-                    yield _rows(content, log)
+                    yield _rows(content, log, query)
 
 
-_read: dict[tuple[bytes, bytes], dict[str, str]] = {}
+_read: dict[tuple[bytes, bytes, str], Rows] = {}
 
 
-def _rows(content: bytes, log: bytes | None) -> dict[str, str]:
-    key = (hashlib.sha256(content).digest(), hashlib.sha256(log or b"").digest())
+def _rows(content: bytes, log: bytes | None, query: str) -> Rows:
+    key = (hashlib.sha256(content).digest(), hashlib.sha256(log or b"").digest(), query)
     if key not in _read:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "node.sqlite"
@@ -344,10 +350,9 @@ def _rows(content: bytes, log: bytes | None) -> dict[str, str]:
                 Path(folder, "node.sqlite-wal").write_bytes(log)
             with contextlib.closing(sqlite3.connect(path)) as connection:
                 try:
-                    query = "SELECT sop_instance_uid, path FROM instance"
-                    _read[key] = dict(connection.execute(query).fetchall())
+                    _read[key] = tuple(connection.execute(query).fetchall())
                 except sqlite3.DatabaseError:
-                    _read[key] = {}
+                    _read[key] = ()
     return _read[key]
 
 

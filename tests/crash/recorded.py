@@ -45,14 +45,19 @@ def drop_sync_of_commits() -> None:
     database._prepare_sqlite = faster
 
 
+def drop(promise: str) -> None:
+    """Break one of the promises to the disk; none for an empty text."""
+    if promise == "file":
+        drop_fsync(stat.S_ISREG)
+    elif promise == "folder":
+        drop_fsync(stat.S_ISDIR)
+    elif promise == "ledger":
+        drop_sync_of_commits()
+
+
 def main() -> None:
     folder, dropped = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else ""
-    if dropped == "file":
-        drop_fsync(stat.S_ISREG)
-    elif dropped == "folder":
-        drop_fsync(stat.S_ISDIR)
-    elif dropped == "ledger":
-        drop_sync_of_commits()
+    drop(dropped)
     settings = settings_for(folder)
     configure(settings.logging, "receive")
     receiver = Receiver(settings, new_ledger(folder, utc_now), new_archive(folder))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash import powerloss_work
 from tests.crash.powerloss import Disk, losses, record
 from tests.crash.strace import Call
 
@@ -33,6 +34,24 @@ def test_without_a_sync_the_same_check_finds_a_loss(
     tmp_path: Path, dropped: str, reason: str
 ) -> None:
     assert reason in lost_without(dropped, tmp_path).values()
+
+
+@pytest.mark.parametrize(
+    ("dropped", "reasons"),
+    [
+        ("", set()),
+        ("file", {"a file without its content"}),
+        ("folder", {"no file"}),
+        ("ledger", {"sent, and no row"}),
+    ],
+)
+def test_a_power_cut_takes_no_output_and_no_step_that_was_done(
+    tmp_path: Path, dropped: str, reasons: set[str]
+) -> None:
+    """As it is; and without any one of the three syncs the same check finds a loss."""
+    lost, cuts = powerloss_work.losses(*powerloss_work.record(tmp_path, dropped))
+    assert {one.reason for one in lost} == reasons
+    assert cuts > 30
 
 
 class Written:
