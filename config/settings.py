@@ -152,6 +152,8 @@ class Destination(CalledPeer):
 
     # Whether it is asked to take responsibility before a synthesis is committed.
     storage_commitment: bool = False
+    # Whether it is outside the site's security domain: audit messages then call it an export.
+    outside: bool = False
 
 
 class Source(CalledPeer):
@@ -174,6 +176,8 @@ class WebDestination(_Section):
     client_certificate: bool = False
     # The CAs of its certificate; the ones that the system knows when left out.
     ca_file: Path | None = None
+    # As of a destination by C-STORE.
+    outside: bool = False
 
     @model_validator(mode="after")
     def _keeps_secrets(self) -> WebDestination:
@@ -218,6 +222,12 @@ class DeliverySettings(_Section):
         """Names of all destinations."""
         web = frozenset(one.name for one in self.web_destinations)
         return web | {one.name for one in self.destinations}
+
+    @property
+    def outside(self) -> frozenset[str]:
+        """Names of the destinations outside the site's security domain."""
+        web = frozenset(one.name for one in self.web_destinations if one.outside)
+        return web | {one.name for one in self.destinations if one.outside}
 
     @property
     def committing(self) -> frozenset[str]:

@@ -252,9 +252,8 @@ def _look_after_series(settings: Settings, ledger: Ledger, archive: Archive, tur
     limit = settings.synthesis.maximum_waiting
     selector = Selector(ledger, settings.selection, settings.synthesis.contrasts, create, limit)
     reader = HeaderReader(ledger, archive, settings.selection.trauma_words)
-    completion = CompletionLoop(
-        ledger, settings.completion, selector.decide, archive_count(settings), reader.read
-    )
+    count = archive_count(settings, ledger)
+    completion = CompletionLoop(ledger, settings.completion, selector.decide, count, reader.read)
     dispatcher = Dispatcher(
         ledger.syntheses,
         engine_url(settings),
@@ -327,7 +326,9 @@ def _web(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
 
     ledger, archive = open_parts(settings, "web")
     pages = Pages(settings, ledger, archive)
-    sender = Sender(Spool(settings, ledger, archive), settings.atna.poll_s)
+    sender = Sender(
+        Spool(settings, ledger, archive), settings.node.data_folder, settings.atna.poll_s
+    )
     try:
         pages.start()
         if settings.atna.host:

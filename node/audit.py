@@ -58,6 +58,8 @@ class Kind(StrEnum):
     FILE_KEPT = "file.kept"
     FILE_REMOVED = "file.removed"
     FILE_RESTORED = "file.restored"
+    RETENTION_REMOVED = "retention.removed"
+    QUERY_ISSUED = "query.issued"
     ANNOUNCEMENT_RECEIVED = "announcement.received"
     ANNOUNCEMENT_FETCHED = "announcement.fetched"
     ANNOUNCEMENT_FAILED = "announcement.failed"

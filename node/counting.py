@@ -15,8 +15,9 @@ import structlog
 from config.settings import Settings
 from node.association import address_of
 from node.fetching import source_named
+from node.ledger import Ledger
 from node.logs import describe
-from node.query import Query
+from node.query import Query, on_record
 
 # A series that is waited for is asked about so often, not at every turn of completion.
 ASK_AGAIN_S: Final = 5.0
@@ -64,10 +65,13 @@ class ArchiveCount:
         return count
 
 
-def archive_count(settings: Settings) -> Count | None:
-    """What completion asks, when the settings want it to ask."""
+def archive_count(settings: Settings, ledger: Ledger) -> Count | None:
+    """What completion asks, when the settings want it to ask; each question goes on record."""
     name = settings.retrieve.count_source
     if not name:
         return None
     peer = address_of(source_named(settings, name), settings.tls)
-    return ArchiveCount(Query(peer, settings.node.ae_title, settings.retrieve.count_timeout_s))
+    timeout_s = settings.retrieve.count_timeout_s
+    return ArchiveCount(
+        Query(peer, settings.node.ae_title, timeout_s, on_record(ledger, "completion"))
+    )

@@ -26,7 +26,7 @@ from node.intake import Intake, Offer, Sender
 from node.ledger import Ledger
 from node.ledger.receiving import Ending
 from node.lock import alone
-from node.query import FoundSeries, Query
+from node.query import FoundSeries, Query, on_record
 from node.receive import STORAGE_CLASSES, TRANSFER_SYNTAXES, keep_libraries_quiet, status_of
 from node.retrieve import Progress, Wanted
 
@@ -83,7 +83,9 @@ class Fetcher:
         self._archive: Final = archive
         self._peer: Final = address_of(source, settings.tls)
         self._timeout_s: Final = settings.retrieve.network_timeout_s
-        self._query: Final = Query(self._peer, settings.node.ae_title, self._timeout_s)
+        self._query: Final = Query(
+            self._peer, settings.node.ae_title, self._timeout_s, on_record(ledger, PROCESS)
+        )
         keep_libraries_quiet()
 
     def find(

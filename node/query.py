@@ -5,15 +5,17 @@ Answers are UIDs and counts. Nothing else is asked for, so that nothing of a pat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.association import Association
 
 from node.association import Rejected, Unreachable, associate, named
+from node.audit import Kind
+from node.ledger import Ledger
 from node.ledger.entries import Destination
 from node.status import CANCELED, SUCCESS, is_pending, is_permanent
 
@@ -21,6 +23,34 @@ FIND: Final = UID("1.2.840.10008.5.1.4.1.2.2.1")
 NATIVE: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 # PS3.4 C.4.1.1.4: more would be a query that went wrong, and nobody wants to wait for it.
 MAXIMUM_MATCHES: Final = 20_000
+# Other keys name a request, and so somebody: an accession number.
+_TOLD_KEYS: Final = frozenset(
+    {"StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Modality"}
+    | {"NumberOfSeriesRelatedInstances"}
+)
+NOT_TOLD: Final = "not disclosed"
+
+OnQuery = Callable[[Destination, str, Mapping[str, str]], None]
+"""Told of a query that is about to go out: to whom, its level, its keys by keyword."""
+
+
+def on_record(ledger: Ledger, actor: str) -> OnQuery:
+    """Puts each query on record, as far as it names nobody.
+
+    Args:
+        ledger: Where.
+        actor: Who asks.
+    """
+
+    def note(peer: Destination, level: str, keys: Mapping[str, str]) -> None:
+        told = {
+            keyword: value if keyword in _TOLD_KEYS or not value else NOT_TOLD
+            for keyword, value in keys.items()
+        }
+        detail: dict[str, Any] = {"host": peer.host, "level": level, "keys": told}
+        ledger.outbox.note(Kind.QUERY_ISSUED, peer.ae_title, actor, detail)
+
+    return note
 
 
 @dataclass(frozen=True)
@@ -43,12 +73,16 @@ class Query:
         peer: The PACS, with its TLS.
         calling_ae: Our AE title.
         timeout_s: Longest wait for the association and for each answer.
+        on_query: Told of each query once there is an association for it.
     """
 
-    def __init__(self, peer: Destination, calling_ae: str, timeout_s: float) -> None:
+    def __init__(
+        self, peer: Destination, calling_ae: str, timeout_s: float, on_query: OnQuery
+    ) -> None:
         self._peer: Final = peer
         self._calling_ae: Final = calling_ae
         self._timeout_s: Final = timeout_s
+        self._on_query: Final = on_query
 
     def studies(self, accession_number: str) -> tuple[str, ...]:
         """Study Instance UIDs of an accession number.
@@ -105,6 +139,7 @@ class Query:
         Raises:
             Unreachable: When there is no association, or no answer, or none now.
             Rejected: When the PACS has no C-FIND or refuses the query for good.
+            Retry: When the query could not be put on record; it was not sent.
         """
         ds = Dataset()
         ds.QueryRetrieveLevel = level
@@ -112,6 +147,11 @@ class Query:
             setattr(ds, keyword, value or None)
         contexts = [(FIND, syntax) for syntax in NATIVE]
         assoc = associate(contexts, self._peer, self._calling_ae, self._timeout_s)
+        try:
+            self._on_query(self._peer, level, keys)
+        except BaseException:
+            assoc.abort()
+            raise
         responses = followed(assoc, assoc.send_c_find(ds, FIND), self._peer, "C-FIND")
         for number, (_, match) in enumerate(responses):
             if number >= MAXIMUM_MATCHES:

@@ -28,20 +28,22 @@ class Code:
 APPLICATION_ACTIVITY: Final = Code("110100", "Application Activity")
 INSTANCES_ACCESSED: Final = Code("110103", "DICOM Instances Accessed")
 INSTANCES_TRANSFERRED: Final = Code("110104", "DICOM Instances Transferred")
+STUDY_DELETED: Final = Code("110105", "DICOM Study Deleted")
 DATA_EXPORT: Final = Code("110106", "Export")
-DATA_IMPORT: Final = Code("110107", "Import")
 QUERY: Final = Code("110112", "Query")
 SECURITY_ALERT: Final = Code("110113", "Security Alert")
 APPLICATION_START: Final = Code("110120", "Application Start")
 APPLICATION_STOP: Final = Code("110121", "Application Stop")
 NODE_AUTHENTICATION: Final = Code("110126", "Node Authentication")
+MEDIA_URI: Final = Code("110037", "URI")
 APPLICATION: Final = Code("110150", "Application")
 DESTINATION: Final = Code("110152", "Destination Role ID")
 SOURCE: Final = Code("110153", "Source Role ID")
+DESTINATION_MEDIA: Final = Code("110154", "Destination Media")
 STUDY_UID: Final = Code("110180", "Study Instance UID")
+SOP_CLASS_UID: Final = Code("110181", "SOP Class UID")
 NODE_ID: Final = Code("110182", "Node ID")
 PATIENT_NUMBER: Final = Code("2", "Patient Number", "RFC-3881")
-URI: Final = Code("12", "URI", "RFC-3881")
 
 
 class Action(StrEnum):
@@ -65,9 +67,10 @@ class Participant:
     """A process that took part.
 
     Args:
-        user_id: Our process, or the AE title of a peer.
-        ae_title: Goes into AlternativeUserID, as A.5.2 wants it.
+        user_id: Our process, the AE title of a peer, or the URI of a medium.
+        ae_title: Goes into AlternativeUserID, as A.5.2 wants it; empty for what has none.
         address: Numeric or a name; empty when unknown.
+        media: What kind of medium it is, where it is one.
     """
 
     user_id: str
@@ -75,6 +78,7 @@ class Participant:
     role: Code
     is_requestor: bool
     address: str = ""
+    media: Code | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Object:
         role_code: PS3.15 A.5.1.2.2, such as 1 patient, 3 report.
         instances: SOP Class UID to number of instances.
         details: Further words, by name.
+        query: The data set of a query, encoded; in the place of a name.
     """
 
     identifier: str
@@ -96,6 +101,7 @@ class Object:
     name: str = ""
     instances: Mapping[str, int] = field(default_factory=dict)
     details: Mapping[str, str] = field(default_factory=dict)
+    query: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -157,13 +163,17 @@ def _add_participant(root: Element, participant: Participant) -> None:
         root,
         "ActiveParticipant",
         UserID=participant.user_id,
-        AlternativeUserID=f"AETITLES={participant.ae_title}",
         UserIsRequestor="true" if participant.is_requestor else "false",
     )
+    if participant.ae_title:
+        element.set("AlternativeUserID", f"AETITLES={participant.ae_title}")
     if participant.address:
         element.set("NetworkAccessPointID", participant.address)
         element.set("NetworkAccessPointTypeCode", _kind_of(participant.address))
     _add_code(element, "RoleIDCode", participant.role)
+    if participant.media is not None:
+        medium = SubElement(element, "MediaIdentifier")
+        _add_code(medium, "MediaType", participant.media)
 
 
 def _kind_of(address: str) -> str:
@@ -183,7 +193,11 @@ def _add_object(root: Element, one: Object) -> None:
         ParticipantObjectTypeCodeRole=one.role_code,
     )
     _add_code(element, "ParticipantObjectIDTypeCode", one.kind)
-    SubElement(element, "ParticipantObjectName").text = one.name
+    if one.query:
+        query = SubElement(element, "ParticipantObjectQuery")
+        query.text = b64encode(one.query).decode("ascii")
+    else:
+        SubElement(element, "ParticipantObjectName").text = one.name
     for name, value in one.details.items():
         SubElement(
             element,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -20,8 +21,9 @@ from node.atna import syslog
 from node.atna.telling import Telling
 from node.audit import Event
 from node.clock import from_text
-from node.errors import LostRace, Refuse, Retry
+from node.errors import LostRace, Refuse, Retry, Stop
 from node.ledger import Ledger
+from node.lock import alone
 from node.logs import describe
 
 NAME: Final = "atna"
@@ -65,7 +67,7 @@ class Spool:
         try:
             self._outbox.move_on(NAME, position, events[-1].sequence)
         except LostRace:
-            # The web role of another host sent the same; it was sent twice, which is allowed.
+            # Another sender was at it too, without the lock; it was sent twice, which is allowed.
             return 0
         return len(events)
 
@@ -77,10 +79,20 @@ class Spool:
 
 
 class Sender:
-    """The spool's thread, so that a server that is away holds up nothing else."""
+    """The spool's thread, so that a server that is away holds up nothing else.
 
-    def __init__(self, spool: Spool, poll_s: float) -> None:
+    Of several nodes on one data folder one sends, whichever took the lock first; when its process
+    ends, however it ends, another one goes on from the same position.
+
+    Args:
+        spool: What is sent.
+        data_folder: Of the node, where the lock is.
+        poll_s: Between two looks.
+    """
+
+    def __init__(self, spool: Spool, data_folder: Path, poll_s: float) -> None:
         self._spool: Final = spool
+        self._data_folder: Final = data_folder
         self._poll_s: Final = poll_s
         self._stop: Final = threading.Event()
         self._thread: Final = threading.Thread(target=self._run, name="atna", daemon=True)
@@ -96,6 +108,14 @@ class Sender:
             self._thread.join(STOP_S)
 
     def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with alone(self._data_folder, NAME):
+                    self._send()
+            except Stop:
+                self._stop.wait(self._poll_s)
+
+    def _send(self) -> None:
         wait_s = FIRST_WAIT_S
         while not self._stop.is_set():
             try:

@@ -6,12 +6,19 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from pydicom import dcmread
-from pydicom.uid import SecondaryCaptureImageStorage
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.uid import (
+    UID,
+    ImplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+)
 
 from config.settings import Settings
 from node.archive import Archive
@@ -19,9 +26,12 @@ from node.atna import message as atna
 from node.atna.message import Action, Message, Object, Outcome, Participant
 from node.audit import Event, Kind
 from node.clock import from_text
+from node.ledger.entries import Destination
 from node.ledger.outbox import About, Outbox
 
 _KEY_BYTES: Final = 32
+# As in `node.query`, which brings pynetdicom with it.
+STUDY_ROOT_FIND: Final = UID("1.2.840.10008.5.1.4.1.2.2.1")
 
 
 class Telling:
@@ -45,6 +55,8 @@ class Telling:
             Kind.SERIES_COMPLETED: self._received,
             Kind.SYNTHESIS_PACKAGED: self._made,
             Kind.DELIVERY_ATTEMPTED: self._sent,
+            Kind.QUERY_ISSUED: self._asked,
+            Kind.RETENTION_REMOVED: self._removed,
         }
 
     def tell(self, event: Event) -> bytes | None:
@@ -137,14 +149,61 @@ class Telling:
         name = destination.ae_title or destination.name
         peer = Participant(name, name, atna.DESTINATION, False, destination.host)
         sent = {str(SecondaryCaptureImageStorage): sum(answers.values())}
+        # A.5.3.4: what leaves the site's security domain is exported; who else gets it, A.5.3.7.
+        is_export = destination.name in self._settings.delivery.outside
+        media = (self._media(destination),) if is_export else ()
         return Message(
-            atna.INSTANCES_TRANSFERRED,
+            atna.DATA_EXPORT if is_export else atna.INSTANCES_TRANSFERRED,
             Action.READ,
             from_text(event.at),
-            (self._us(atna.SOURCE, True), peer),
+            (self._us(atna.SOURCE, True), peer, *media),
             self._objects(about, sent),
             outcome=Outcome.SUCCESS if is_done else Outcome.MINOR_FAILURE,
             failure="" if is_done else str(event.detail["reason"] or outcome),
+        )
+
+    def _media(self, destination: Destination) -> Participant:
+        """Where an export went, as the medium that the standard wants named."""
+        web = {one.name: str(one.url) for one in self._settings.delivery.web_destinations}
+        place = f"dicom://{destination.ae_title}@{destination.host}:{destination.port}"
+        uri, host = web.get(destination.name, place), destination.host
+        return Participant(uri, "", atna.DESTINATION_MEDIA, False, host, atna.MEDIA_URI)
+
+    def _asked(self, event: Event) -> Message:
+        """A.5.3.10: that it was asked, not what came of it."""
+        peer = Participant(
+            event.subject, event.subject, atna.DESTINATION, False, str(event.detail["host"])
+        )
+        asked = Object(
+            str(STUDY_ROOT_FIND),
+            atna.SOP_CLASS_UID,
+            "2",
+            "3",
+            details={"TransferSyntax": str(ImplicitVRLittleEndian)},
+            query=_encoded(str(event.detail["level"]), event.detail["keys"]),
+        )
+        return Message(
+            atna.QUERY,
+            Action.EXECUTE,
+            from_text(event.at),
+            (self._us(atna.SOURCE, True), peer),
+            (asked,),
+        )
+
+    def _removed(self, event: Event) -> Message | None:
+        """A.5.3.8 when nothing of a study is left, A.5.3.6 else."""
+        about = self._outbox.about_series(str(event.detail["series_uid"]))
+        if about is None:
+            return None
+        is_output = event.detail["unit"] == "outputs"
+        sop_class = str(SecondaryCaptureImageStorage) if is_output else about.sop_class_uid
+        is_gone = bool(event.detail["is_study_gone"])
+        return Message(
+            atna.STUDY_DELETED if is_gone else atna.INSTANCES_ACCESSED,
+            Action.DELETE,
+            from_text(event.at),
+            (self._us(atna.APPLICATION, True),),
+            self._objects(about, {sop_class: int(event.detail["files"])}),
         )
 
     def _objects(self, about: About, instances: dict[str, int]) -> tuple[Object, ...]:
@@ -177,6 +236,18 @@ class Telling:
         if not path.exists():
             _write_once(path, secrets.token_bytes(_KEY_BYTES))
         return path.read_bytes()
+
+
+def _encoded(level: str, keys: Mapping[str, str]) -> bytes:
+    """The identifier of a C-FIND, in implicit little endian (PS3.5 10.1)."""
+    ds = Dataset()
+    ds.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        setattr(ds, keyword, value or None)
+    stream = DicomBytesIO()
+    stream.is_little_endian, stream.is_implicit_VR = True, True
+    write_dataset(stream, ds)
+    return stream.getvalue()
 
 
 def _write_once(path: Path, content: bytes) -> None:

@@ -8,7 +8,14 @@ from typing import Any, Final
 from sqlalchemy import func, select
 
 from node.ledger.database import Database
-from node.records import AssociationRecord, DeliveryRecord, SeriesRecord, SynthesisRecord
+from node.records import (
+    AssociationRecord,
+    AuditEventRecord,
+    DeliveryRecord,
+    OutboxRecord,
+    SeriesRecord,
+    SynthesisRecord,
+)
 from node.states import DeliveryState, SynthesisState
 
 _WAITING: Final = (str(DeliveryState.PENDING), str(DeliveryState.SENDING))
@@ -49,6 +56,19 @@ class DestinationFigures:
     waiting_since: str | None
 
 
+@dataclass(frozen=True)
+class Backlog:
+    """Audit events that a receiver of them, such as the syslog server, has not been told.
+
+    Args:
+        events: How many.
+        oldest_at: Of the first of them, as the ledger writes it; None when there is none.
+    """
+
+    events: int
+    oldest_at: str | None
+
+
 class Figures:
     """Every question of health and metrics."""
 
@@ -80,6 +100,15 @@ class Figures:
             depth, oldest_at = of(SynthesisState.QUEUED, SynthesisRecord.queued_at)
             running, longest_at = of(SynthesisState.RUNNING, SynthesisRecord.updated_at)
             return Queue(depth, oldest_at, running, longest_at)
+
+    def backlog(self, receiver: str) -> Backlog:
+        """What the receiver of this name has not been told yet."""
+        told = select(OutboxRecord.sequence).filter_by(name=receiver).scalar_subquery()
+        query = select(func.count(), func.min(AuditEventRecord.at))
+        with self._database.reading() as session:
+            after = AuditEventRecord.sequence > func.coalesce(told, 0)
+            count, oldest_at = session.execute(query.where(after)).one()
+            return Backlog(count, oldest_at)
 
     def destinations(self) -> dict[str, DestinationFigures]:
         """Every destination that ever had a delivery, by name."""

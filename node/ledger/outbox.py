@@ -13,10 +13,12 @@ from node.audit import Kind
 from node.errors import LostRace
 from node.ledger.database import Database, updates_one
 from node.ledger.entries import Destination
+from node.ledger.presence import is_live
 from node.records import (
     DeliveryRecord,
     InstanceRecord,
     OutboxRecord,
+    OutputRecord,
     SeriesRecord,
     SynthesisRecord,
 )
@@ -28,7 +30,8 @@ class About:
 
     Args:
         sop_class_uid: Of its first instance.
-        header_path: Of its first instance, relative to the archive.
+        header_path: Of an instance or output of it that is there, or of its first instance;
+            relative to the archive.
     """
 
     study_uid: str
@@ -102,4 +105,20 @@ def _about(session: Session, series_uid: str) -> About | None:
     if found is None:
         return None
     series, sop_class_uid, path = found
+    path = _live_path(session, series_uid) or path
     return About(series.study_uid, series.calling_ae, series.peer_address, sop_class_uid, path)
+
+
+def _live_path(session: Session, series_uid: str) -> str | None:
+    """A file with the patient of a series in it that retention has not deleted."""
+    received = select(InstanceRecord.path).filter_by(series_uid=series_uid)
+    made = (
+        select(OutputRecord.path)
+        .join(SynthesisRecord, SynthesisRecord.job_id == OutputRecord.job_id)
+        .where(SynthesisRecord.series_uid == series_uid)
+    )
+    for query, path in ((received, InstanceRecord.path), (made, OutputRecord.path)):
+        found = session.scalar(query.where(is_live(path)).order_by(path).limit(1))
+        if found is not None:
+            return found
+    return None

@@ -14,7 +14,14 @@ from sqlalchemy.orm import Session
 
 from node.audit import Kind
 from node.ledger.database import Database, move
-from node.records import InstanceRecord, OutputRecord, QuarantineRecord, RemovalRecord
+from node.records import (
+    InstanceRecord,
+    OutputRecord,
+    QuarantineRecord,
+    RemovalRecord,
+    SeriesRecord,
+    SynthesisRecord,
+)
 from node.states import REMOVAL_MOVES, RemovalState
 
 _GOING: Final = (str(RemovalState.MARKED), str(RemovalState.REMOVED))
@@ -49,6 +56,45 @@ def removed_at(session: Session, path: str) -> str | None:
             path=path, state=str(RemovalState.REMOVED)
         )
     )
+
+
+def removed_last(session: Session, kind: str, key: str) -> int:
+    """How many files of a unit went by its latest mark; 0 while some of them are marked."""
+    unit = {"kind": kind, "unit": key}
+    marked_at = session.scalar(select(func.max(RemovalRecord.marked_at)).filter_by(**unit))
+    rows = session.execute(
+        select(RemovalRecord.state, func.count())
+        .filter_by(**unit, marked_at=marked_at)
+        .group_by(RemovalRecord.state)
+    )
+    counts: dict[str, int] = {state: int(count) for state, count in rows.all()}
+    if str(RemovalState.MARKED) in counts:
+        return 0
+    return counts.get(str(RemovalState.REMOVED), 0)
+
+
+def study_is_gone(session: Session, study_uid: str) -> bool:
+    """Whether no file of an instance or output of a study is left; a mark deletes nothing."""
+    removed = str(RemovalState.REMOVED)
+    received = (
+        select(InstanceRecord.path)
+        .join(SeriesRecord, SeriesRecord.series_uid == InstanceRecord.series_uid)
+        .where(SeriesRecord.study_uid == study_uid)
+        .where(
+            ~exists().where(
+                RemovalRecord.path == InstanceRecord.path, RemovalRecord.state == removed
+            )
+        )
+    )
+    made = (
+        select(OutputRecord.path)
+        .join(SynthesisRecord, SynthesisRecord.job_id == OutputRecord.job_id)
+        .where(SynthesisRecord.study_uid == study_uid)
+        .where(
+            ~exists().where(RemovalRecord.path == OutputRecord.path, RemovalRecord.state == removed)
+        )
+    )
+    return not any(session.scalar(select(query.exists())) for query in (received, made))
 
 
 def removed_of_series(session: Session, series_uid: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from node.audit import Kind
 from node.errors import Refuse
 from node.faults import Point, reach
 from node.ledger.database import Database, move
-from node.ledger.presence import is_live, live_paths
+from node.ledger.presence import is_live, live_paths, removed_last, study_is_gone
 from node.records import (
     HoldRecord,
     InstanceRecord,
@@ -244,10 +244,11 @@ class Retention:
         """
         going: list[Marked] = []
         with self._database.transaction() as session:
-            held = _held_series(session)
+            held, ended = _held_series(session), list[Marked]()
             for one in batch:
                 if session.get_one(RemovalRecord, one.id).state != RemovalState.MARKED:
                     continue
+                ended.append(one)
                 reason = judge(_standing(session, one.kind, one.unit, held))
                 if reason is not None and shelf.has(one):
                     self._end(session, one, RemovalState.KEPT, Kind.FILE_KEPT, actor, reason)
@@ -258,7 +259,25 @@ class Retention:
                 reach(Point.RETENTION_UNLINKED)
             for one in going:
                 self._end(session, one, RemovalState.REMOVED, Kind.FILE_REMOVED, actor, one.rule)
+            for kind, key in dict.fromkeys((one.kind, one.unit) for one in ended):
+                self._sum_up(session, kind, key, actor)
         return len(going)
+
+    def _sum_up(self, session: Session, kind: UnitKind, key: str, actor: str) -> None:
+        """One event for all that went of a unit, once its last mark is gone."""
+        series_uid = _series_behind(session, kind, key)
+        files = removed_last(session, str(kind), key)
+        if series_uid is None or not files:
+            return
+        study_uid = session.get_one(SeriesRecord, series_uid).study_uid
+        detail = {
+            "unit": str(kind),
+            "files": files,
+            "series_uid": series_uid,
+            "study_uid": study_uid,
+            "is_study_gone": kind is not UnitKind.QUARANTINE and study_is_gone(session, study_uid),
+        }
+        self._database.append_audit(session, Kind.RETENTION_REMOVED, _subject(key), actor, detail)
 
     def _end(
         self,
@@ -315,6 +334,18 @@ def _removed_of(session: Session, series: set[str]) -> int:
         )
     )
     return session.scalar(query) or 0
+
+
+def _series_behind(session: Session, kind: UnitKind, key: str) -> str | None:
+    """The series that a unit of instances belongs to; None for what holds none."""
+    if kind is UnitKind.RECEIVED:
+        return key
+    if kind is UnitKind.OUTPUTS:
+        return session.get_one(SynthesisRecord, key).series_uid
+    if kind is UnitKind.QUARANTINE:
+        uids = set(session.scalars(select(QuarantineRecord.sop_instance_uid).filter_by(path=key)))
+        return next(iter(sorted(_series_of(session, uids))), None)
+    return None
 
 
 def _received(session: Session, held: frozenset[str]) -> Iterator[Unit]:

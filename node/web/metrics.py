@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from config.settings import Settings
 from node.archive import Archive
+from node.atna.spool import NAME as ATNA
 from node.audit import Kind
 from node.clock import Clock, from_text
 from node.ledger.figures import Figures
@@ -87,6 +88,7 @@ class Metrics(Collector):
         yield from self._made(tally)
         yield from self._delivered(tally)
         yield from self._recorded(tally)
+        yield from self._told()
 
     def _about(self) -> Iterator[Metric]:
         yield _info("build", "The program.", {"version": software_versions()["pseudomri"]})
@@ -204,6 +206,22 @@ class Metrics(Collector):
                 "When the whole chain was last read from its first event.",
                 self._chain.verified_at.timestamp(),
             )
+
+    def _told(self) -> Iterator[Metric]:
+        """How far the syslog server is behind; nothing where there is none."""
+        if not self._settings.atna.host:
+            return
+        backlog = self._figures.backlog(ATNA)
+        yield _gauge(
+            "atna_backlog_events",
+            "Audit events that the syslog server has not been told yet.",
+            backlog.events,
+        )
+        yield _gauge(
+            "atna_oldest_age_seconds",
+            "Of the first of them.",
+            _age(backlog.oldest_at, self._clock()),
+        )
 
 
 def _age(at: str | None, now: datetime) -> float:

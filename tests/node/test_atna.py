@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import ssl
 import subprocess
 import sys
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lxml import etree
+from pydicom import dcmread
 
+from config.settings import Destination as ConfiguredDestination
 from config.settings import Settings
 from node.archive import Archive
 from node.atna.spool import NAME, Sender, Spool
 from node.atna.syslog import Undelivered
+from node.atna.telling import Telling
 from node.audit import Kind
 from node.errors import Refuse
 from node.ledger import Ledger
 from node.ledger.entries import Destination, Output, Packaged
+from node.ledger.figures import Backlog
+from node.lock import alone
 from node.parts import open_parts
+from node.query import on_record
 from node.states import SeriesState
 from tests.node import journeys
 from tests.node.certificates import Authority, Pair
 from tests.node.journeys import SERIES_UID, STUDY_UID, put_ct_on_record
+from tests.node.samples import PATIENT
 from tests.node.syslog_servers import Listener, rsyslog
 from tests.peers import LOOPBACK, wait_until
 
@@ -255,8 +264,9 @@ def test_a_server_that_was_down_gets_all_when_it_is_back(
     with pytest.raises(Undelivered, match="is away"):
         Spool(settings, ledger, archive).run_once()
     server = Listener(server_context(ca, theirs))
+    folder = settings.node.data_folder
     sender = Sender(
-        Spool(with_server(settings, server.port, ca.settings(ours)), ledger, archive), 0.05
+        Spool(with_server(settings, server.port, ca.settings(ours)), ledger, archive), folder, 0.05
     )
     sender.start()
     wait_until(lambda: len(server.messages()) == len(THE_DAY), 20)
@@ -305,3 +315,96 @@ def test_the_settings_name_what_tls_needs() -> None:
     fields["atna"]["host"] = "audit.example.org"
     with pytest.raises(ValueError, match=r"atna\.transport needs tls\.certificate_file"):
         Settings(**json.loads(json.dumps(fields)))
+
+
+def test_of_several_senders_one_sends_and_another_takes_over(
+    node: tuple[Settings, Ledger, Archive], ca: Authority, ours: Pair, theirs: Pair
+) -> None:
+    """The web roles of two hosts on one data folder."""
+    settings, ledger, archive = node
+    server = Listener(server_context(ca, theirs))
+    settings = with_server(settings, server.port, ca.settings(ours))
+    folder = settings.node.data_folder
+    with alone(folder, NAME):
+        sender = Sender(Spool(settings, ledger, archive), folder, 0.05)
+        sender.start()
+        # The holder has not sent anything, and this one leaves it to it.
+        assert not server.has_bytes.wait(1.0)
+        assert ledger.figures.backlog(NAME).events == len(list(ledger.reports.events()))
+    wait_until(lambda: len(server.messages()) == len(THE_DAY), 20)
+    sender.stop()
+    assert ledger.figures.backlog(NAME) == Backlog(0, None)
+    with alone(folder, NAME):
+        pass
+    server.close()
+
+
+def told(node: tuple[Settings, Ledger, Archive], *kinds: Kind) -> list[Any]:
+    """The messages about events of these kinds, valid, as XML."""
+    settings, ledger, archive = node
+    telling = Telling(settings, ledger.outbox, archive)
+    made = [telling.tell(event) for event in ledger.reports.events() if event.kind in kinds]
+    found = [etree.fromstring(xml) for xml in made if xml is not None]
+    for document in found:
+        SCHEMA.assertValid(document)
+    return found
+
+
+def test_a_query_is_told_as_it_was_asked_but_for_the_accession_number(
+    node: tuple[Settings, Ledger, Archive],
+) -> None:
+    _, ledger, _ = node
+    note = on_record(ledger, "fetch")
+    pacs = Destination("pacs", "PACS", "192.0.2.4", 104)
+    note(pacs, "STUDY", {"AccessionNumber": PATIENT[3], "StudyInstanceUID": ""})
+    note(pacs, "SERIES", {"StudyInstanceUID": "1.2.3", "Modality": "CT"})
+    assert all(PATIENT[3] not in str(event.detail) for event in ledger.reports.events())
+    first, second = told(node, Kind.QUERY_ISSUED)
+    assert first.find("EventIdentification").get("EventActionCode") == "E"
+    assert first.find("EventIdentification/EventID").get("csd-code") == "110112"
+    roles = [
+        (one.get("AlternativeUserID"), one.find("RoleIDCode").get("csd-code"))
+        for one in first.findall("ActiveParticipant")
+    ]
+    assert roles == [("AETITLES=PSEUDOMRI", "110153"), ("AETITLES=PACS", "110152")]
+    asked = [query_of(document) for document in (first, second)]
+    assert [ds.QueryRetrieveLevel for ds in asked] == ["STUDY", "SERIES"]
+    assert (asked[0].AccessionNumber, asked[0].StudyInstanceUID) == ("not disclosed", "")
+    assert (asked[1].StudyInstanceUID, asked[1].Modality) == ("1.2.3", "CT")
+
+
+def query_of(document: Any) -> Any:
+    """The data set of a query message, read by the transfer syntax that it names."""
+    asked = document.find("ParticipantObjectIdentification")
+    assert asked.get("ParticipantObjectID") == "1.2.840.10008.5.1.4.1.2.2.1"
+    assert asked.find("ParticipantObjectIDTypeCode").get("csd-code") == "110181"
+    (syntax,) = asked.findall("ParticipantObjectDetail")
+    assert syntax.get("type") == "TransferSyntax"
+    assert b64decode(syntax.get("value")) == b"1.2.840.10008.1.2"
+    content = b64decode(asked.find("ParticipantObjectQuery").text)
+    return dcmread(io.BytesIO(content), force=True)
+
+
+def test_what_leaves_the_site_is_an_export(node: tuple[Settings, Ledger, Archive]) -> None:
+    settings, ledger, archive = node
+    inside = told(node, Kind.DELIVERY_ATTEMPTED)
+    outside = ConfiguredDestination(
+        name="pacs", ae_title="PACS", host="pacs.example.org", port=104, outside=True
+    )
+    delivery = settings.delivery.model_copy(update={"destinations": (outside,)})
+    settings = settings.model_copy(update={"delivery": delivery})
+    exported = told((settings, ledger, archive), Kind.DELIVERY_ATTEMPTED)
+    assert [event_of(one) for one in inside] == [("110104", "R", "4"), ("110104", "R", "0")]
+    assert [event_of(one) for one in exported] == [("110106", "R", "4"), ("110106", "R", "0")]
+    _, receiver, media = exported[1].findall("ActiveParticipant")
+    assert receiver.find("RoleIDCode").get("csd-code") == "110152"
+    assert media.get("UserID") == "dicom://PACS@pacs.example.org:104"
+    assert media.get("NetworkAccessPointID") == "pacs.example.org"
+    assert media.find("RoleIDCode").get("csd-code") == "110154"
+    assert media.find("MediaIdentifier/MediaType").get("csd-code") == "110037"
+
+
+def event_of(document: Any) -> tuple[str, str, str]:
+    event = document.find("EventIdentification")
+    code = event.find("EventID").get("csd-code")
+    return code, event.get("EventActionCode"), event.get("EventOutcomeIndicator")

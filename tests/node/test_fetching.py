@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 from config.settings import Settings, Source, load
 from node.association import Rejected, Unreachable, address_of
 from node.audit import Kind
+from node.clock import utc_now
 from node.counting import ArchiveCount, archive_count
 from node.errors import Refuse, Stop
 from node.fetching import Fetcher, source_named
@@ -26,7 +27,7 @@ from node.query import FoundSeries, Query
 from node.records import RemovalRecord
 from node.states import RemovalState
 from tests.node.certificates import Authority
-from tests.node.samples import PATIENT, SERIES_UID, STUDY_UID, ct, with_meta
+from tests.node.samples import PATIENT, SERIES_UID, STUDY_UID, ct, new_ledger, with_meta
 from tests.node.scu import associated, store_bytes, write_file
 from tests.node.test_receive import Station
 from tests.peers import (
@@ -133,6 +134,7 @@ def test_a_study_comes_and_then_what_is_missing(tmp_path: Path, kind: str) -> No
         with by_move.alone():
             assert by_move.fetch(again).held_before == SLICES
         assert at.kinds().count(Kind.INSTANCE_RECEIVED) == SLICES
+        assert at.kinds().count(Kind.QUERY_ISSUED) >= 2
         assert at.endings() == ["released", "released"]
 
 
@@ -252,10 +254,13 @@ def test_an_archive_tells_how_many_there_are(tmp_path: Path, kind: str) -> None:
     with archive(kind, tmp_path, 1) as (port, ae_title):
         source = {"name": "pacs", "ae_title": ae_title, "host": LOOPBACK, "port": port}
         peer = address_of(Source.model_validate(source), load().tls)
-        count = ArchiveCount(Query(peer, "PSEUDOMRI", 5), lambda: now[0])
+        levels: list[str] = []
+        query = Query(peer, "PSEUDOMRI", 5, lambda _, level, __: levels.append(level))
+        count = ArchiveCount(query, lambda: now[0])
         # dcmqrscp does not count; Orthanc does.
         assert count(STUDY_UID, SERIES_UID) == (SLICES if kind == "orthanc" else None)
         assert count(STUDY_UID, f"{SERIES_UID}.77") is None
+        assert levels == ["SERIES", "SERIES"]
 
 
 def test_a_silent_archive_is_left_alone(tmp_path: Path) -> None:
@@ -266,7 +271,9 @@ def test_a_silent_archive_is_left_alone(tmp_path: Path) -> None:
             asked.append(series_uid)
             raise Unreachable("it is away")
 
-    count = ArchiveCount(Silent(Destination("p", "P", "h", 1), "US", 1), lambda: now[0])
+    count = ArchiveCount(
+        Silent(Destination("p", "P", "h", 1), "US", 1, lambda *_: None), lambda: now[0]
+    )
     assert [count("1", "2"), count("1", "3")] == [None, None]
     now[0] = 59.0
     assert count("1", "4") is None
@@ -283,9 +290,13 @@ def test_our_expired_certificate_costs_the_count_and_no_more(tmp_path: Path) -> 
     source = Source(name="pacs", ae_title="PACS", host=LOOPBACK, port=free_port(), tls=True)
     base = settings(tmp_path, source, tls=ca.settings(expired))
     retrieve = base.retrieve.model_copy(update={"count_source": "pacs"})
-    count = archive_count(base.model_copy(update={"retrieve": retrieve}))
+    ledger = new_ledger(tmp_path, utc_now)
+    count = archive_count(base.model_copy(update={"retrieve": retrieve}), ledger)
     assert count is not None
     with capture_logs() as logs:
         assert [count("1", "2"), count("1", "3")] == [None, None]
     (line,) = logs
     assert "tls.certificate_file: expected a valid certificate" in line["reason"]
+    # Nothing was asked, and so nothing is on record as asked.
+    assert list(ledger.reports.events()) == []
+    ledger.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lxml import etree
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from typer.testing import CliRunner
 
@@ -18,6 +19,7 @@ from config.settings import RetentionSettings, load
 from node import audit
 from node.__main__ import app
 from node.archive import Archive, Encoding, Incoming
+from node.atna.telling import Telling
 from node.clock import to_text, utc_now
 from node.commands.proving import reproduce
 from node.errors import Refuse
@@ -39,6 +41,7 @@ from tests.node.journeys import (
     settings_for,
 )
 from tests.node.samples import encode, store
+from tests.node.test_atna import SCHEMA, event_of
 
 RULES = load().retention
 NOW = utc_now()
@@ -420,3 +423,40 @@ def test_the_commands_hold_show_and_delete(tmp_path: Path) -> None:
     with pytest.raises(Refuse, match="the CT was deleted by retention at"):
         reproduce(site, place.new.job_id, None, None, True)
     assert run("audit", "hold", STUDY_UID)["deleted_before"] == SLICES
+
+
+def test_what_was_deleted_is_told_by_unit(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One event and one message for a series and for a job, however many transactions it took."""
+    monkeypatch.setattr("node.retention.BATCH", 2)
+    place = Place(tmp_path, database_url, received_days=30, outputs_days=30)
+    place.bring_to(SynthesisState.COMMITTED)
+    telling = Telling(place.settings, place.ledger.outbox, place.archive)
+    assert place.keeper.run_once(utc_now() + LATER) == SLICES + 1
+    told = [one for one in place.ledger.reports.events() if one.kind == "retention.removed"]
+    assert [(one.subject, one.detail["files"], one.detail["is_study_gone"]) for one in told] == [
+        (place.new.job_id, 1, False),
+        (SERIES_UID, SLICES, True),
+    ]
+    messages = [etree.fromstring(telling.tell(one) or b"") for one in told]
+    for message in messages:
+        SCHEMA.assertValid(message)
+        study = message.find("ParticipantObjectIdentification")
+        assert study.get("ParticipantObjectID") == STUDY_UID
+    # PS3.15 A.5.3.6: with the last of its instances the study is deleted, which is A.5.3.8.
+    assert [event_of(one) for one in messages] == [("110103", "D", "0"), ("110105", "D", "0")]
+    counts = [one.find(".//SOPClass").get("NumberOfInstances") for one in messages]
+    assert counts == ["1", str(SLICES)]
+
+
+def test_an_output_still_tells_whose_the_deleted_ct_was(tmp_path: Path) -> None:
+    place = Place(tmp_path, received_days=30)
+    place.bring_to(SynthesisState.COMMITTED)
+    about = place.ledger.outbox.about_series(SERIES_UID)
+    assert about is not None
+    assert about.header_path.startswith("instances/")
+    assert place.keeper.run_once(utc_now() + LATER) == SLICES
+    about = place.ledger.outbox.about_series(SERIES_UID)
+    assert about is not None
+    assert about.header_path.startswith("outputs/")
