@@ -71,6 +71,8 @@ class TlsSettings(_Section):
     certificate_file: Path | None = None
     key_file: Path | None = None
     ca_file: Path | None = None
+    # The revocation lists of these CAs; without it revoked certificates are taken.
+    crl_file: Path | None = None
     profile: Literal["bcp195", "bcp195-modified"]
     warn_before_expiry_days: Annotated[int, Field(ge=0)]
 

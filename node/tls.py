@@ -11,16 +11,18 @@ which OpenSSL does not have.
 
 from __future__ import annotations
 
+import re
 import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 
 from config.settings import TlsSettings
 from node.clock import Clock
@@ -52,12 +54,17 @@ PROFILES: Final = {
 
 # X509_V_ERR_* of OpenSSL, in the words of the operations guide.
 _VERDICTS: Final = {
+    3: "tls.crl_file has no revocation list of the CA of its certificate",
+    8: "the revocation list of its CA is not signed by that CA",
     9: "its certificate is not valid yet",
     10: "its certificate has expired",
+    11: "the revocation list of its CA is not valid yet",
+    12: "the revocation list of its CA has expired",
     18: "its certificate is self-signed and not in tls.ca_file",
     19: "its certificate comes from another CA than tls.ca_file",
     20: "its certificate comes from another CA than tls.ca_file",
     21: "its certificate comes from another CA than tls.ca_file",
+    23: "its certificate has been revoked",
     62: "its certificate is for another name",
     64: "its certificate is for another address",
     66: "the key of its certificate is too weak",
@@ -74,24 +81,35 @@ _REASONS: Final = {
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a certificate from us",
     "TLSV1_ALERT_UNKNOWN_CA": "it does not know the CA of our certificate",
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it finds our certificate expired",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "it finds our certificate revoked",
     "SSLV3_ALERT_BAD_CERTIFICATE": "it refuses our certificate",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it refuses our certificate",
     "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "it refuses the kind of our certificate",
 }
 
 
+CRL_DUE_DAYS: Final = 1
+"""A revocation list is renewed every few days by whatever fetches it: on its last day something is
+wrong with that."""
+
+
+_CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
+
+
 @dataclass(frozen=True)
 class Expiry:
-    """The end of a certificate's validity.
+    """The end of the validity of a certificate or a revocation list.
 
     Args:
         setting: The key of the file it stands in.
         days_left: Whole days; negative when it is over.
+        is_due: Whether it is time to do something about it.
     """
 
     setting: str
     not_after: datetime
     days_left: int
+    is_due: bool
 
 
 class _Telling(ssl.SSLSocket):
@@ -162,21 +180,22 @@ class ServerContexts:
         self._context = server_context(settings, clock())
 
     def current(self) -> ssl.SSLContext:
-        """The context for the next connection; the cost is a look at three files. Never raises."""
+        """The context for the next connection; the cost is a look at its files. Never raises."""
         with self._lock:
             seen = self._look()
             if seen != self._seen:
                 self._seen = seen
                 try:
                     self._context = server_context(self._settings, self._clock())
-                    log.info("the certificate was renewed")
+                    log.info("the certificate files were renewed")
                 except Stop as error:
-                    log.error("the renewed certificate is of no use", reason=str(error))
+                    log.error("the renewed certificate files are of no use", reason=str(error))
             return self._context
 
     def _look(self) -> list[tuple[int, int] | None]:
         found: list[tuple[int, int] | None] = []
-        for path in _files(self._settings):
+        lists = self._settings.crl_file
+        for path in (*_files(self._settings), *((lists,) if lists else ())):
             try:
                 state = path.stat()
                 found.append((state.st_mtime_ns, state.st_ino))
@@ -227,13 +246,14 @@ def web_context(settings: TlsSettings, shows_certificate: bool, now: datetime) -
 
 
 def expiries(settings: TlsSettings, now: datetime) -> tuple[Expiry, ...]:
-    """Each configured certificate with the end of its validity, the nearest end first.
+    """Each configured certificate and revocation list with its end, the nearest end first.
 
     Raises:
         Stop: When a file cannot be read.
     """
+    limit_days = settings.warn_before_expiry_days
     found = [
-        _expiry(setting, certificate, now)
+        _expiry(setting, certificate.not_valid_after_utc, now, limit_days)
         for setting, path in (
             ("tls.certificate_file", settings.certificate_file),
             ("tls.ca_file", settings.ca_file),
@@ -242,19 +262,21 @@ def expiries(settings: TlsSettings, now: datetime) -> tuple[Expiry, ...]:
         # Of the file with our own only the first is ours; the others lead to its CA.
         for certificate in _certificates(setting, path)[: 1 if "certificate" in setting else None]
     ]
+    if settings.crl_file is not None:
+        found += [
+            _expiry("tls.crl_file", one.next_update_utc, now, CRL_DUE_DAYS)
+            for one in _revocation_lists(settings.crl_file)
+            if one.next_update_utc is not None
+        ]
     return tuple(sorted(found, key=lambda expiry: expiry.not_after))
 
 
 def warn_of_expiry(settings: TlsSettings, now: datetime) -> tuple[Expiry, ...]:
-    """Log every certificate that ends within `warn_before_expiry_days`; these are returned."""
-    soon = tuple(
-        expiry
-        for expiry in expiries(settings, now)
-        if expiry.days_left <= settings.warn_before_expiry_days
-    )
+    """Log every certificate and revocation list that is due; these are returned."""
+    soon = tuple(expiry for expiry in expiries(settings, now) if expiry.is_due)
     for expiry in soon:
         log.warning(
-            "a certificate is about to expire",
+            "a certificate or revocation list is about to expire",
             setting=expiry.setting,
             days_left=expiry.days_left,
             not_after=expiry.not_after.isoformat(),
@@ -279,6 +301,45 @@ def _prepare(context: ssl.SSLContext, settings: TlsSettings, now: datetime) -> N
     _, _, ca = _files(settings)
     _check_validity("tls.ca_file", ca, now)
     context.load_verify_locations(ca)
+    if settings.crl_file is not None:
+        _check_revocation(settings.crl_file, _certificates("tls.ca_file", ca), now)
+        context.load_verify_locations(settings.crl_file)
+        # Of the peer's own certificate: whoever revokes a CA takes it out of ca_file.
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+
+
+def _check_revocation(path: Path, authorities: list[x509.Certificate], now: datetime) -> None:
+    """Refuse revocation lists by which OpenSSL would refuse every peer, or any CA's own."""
+    for one in _revocation_lists(path):
+        issuer, end = one.issuer.rfc4514_string(), one.next_update_utc
+        if one.last_update_utc > now:
+            raise Stop(
+                f"tls.crl_file: expected current revocation lists, that of {issuer} in {path} is"
+                f" not valid before {one.last_update_utc.isoformat()}; check the clock"
+            )
+        if end is not None and end < now:
+            raise Stop(
+                f"tls.crl_file: expected current revocation lists, that of {issuer} in {path}"
+                f" expired on {end.isoformat()}; get the CA's newest one"
+            )
+        signers = [ca for ca in authorities if ca.subject == one.issuer]
+        keys = [cast(CertificateIssuerPublicKeyTypes, ca.public_key()) for ca in signers]
+        if keys and not any(one.is_signature_valid(key) for key in keys):
+            raise Stop(
+                f"tls.crl_file: expected a revocation list that {issuer} signed, that in {path} is"
+                " signed by somebody else"
+            )
+
+
+def _revocation_lists(path: Path) -> list[x509.CertificateRevocationList]:
+    content = _read("tls.crl_file", path)
+    try:
+        found = [x509.load_pem_x509_crl(one) for one in _CRL.findall(content)]
+    except ValueError as error:
+        raise Stop(f"tls.crl_file: expected revocation lists in PEM, {path} is damaged") from error
+    if not found:
+        raise Stop(f"tls.crl_file: expected revocation lists in PEM, found none in {path}")
+    return found
 
 
 def _harden(context: ssl.SSLContext, settings: TlsSettings) -> None:
@@ -340,9 +401,9 @@ def _read(setting: str, path: Path) -> bytes:
         raise Stop(f"{setting}: expected a file to read, {path}: {error.strerror}") from error
 
 
-def _expiry(setting: str, certificate: x509.Certificate, now: datetime) -> Expiry:
-    end = certificate.not_valid_after_utc
-    return Expiry(setting, end, (end - now).days)
+def _expiry(setting: str, end: datetime, now: datetime, limit_days: int) -> Expiry:
+    days_left = (end - now).days
+    return Expiry(setting, end, days_left, days_left <= limit_days)
 
 
 def _refuse_password() -> str:

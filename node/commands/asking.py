@@ -58,7 +58,7 @@ def _certificates(settings: Settings) -> list[dict[str, Any]]:
             "setting": end.setting,
             "not_after": end.not_after.isoformat(),
             "days_left": end.days_left,
-            "is_due": end.days_left <= settings.tls.warn_before_expiry_days,
+            "is_due": end.is_due,
             "says": f"ends in {end.days_left} days, on {end.not_after:%Y-%m-%d}",
         }
         for end in ends

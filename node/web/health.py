@@ -168,12 +168,7 @@ class Health:
 
     def _certificates(self) -> Check:
         ends = tls.expiries(self._settings.tls, self._clock())
-        limit_days = self._settings.tls.warn_before_expiry_days
-        due = [
-            f"{one.setting} ends in {one.days_left} days"
-            for one in ends
-            if one.days_left <= limit_days
-        ]
+        due = [f"{one.setting} ends in {one.days_left} days" for one in ends if one.is_due]
         return Check(
             {"days_left": {one.setting: one.days_left for one in reversed(ends)}},
             "; ".join(due),

@@ -60,6 +60,30 @@ class Authority:
         )
         return pair
 
+    def revoke(
+        self,
+        *pairs: Pair,
+        name: str = "ca.crl",
+        begin: timedelta = timedelta(hours=-1),
+        end: timedelta = timedelta(days=7),
+    ) -> Path:
+        """The list of the certificates that this CA has revoked, valid as seen from now."""
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(now + begin)
+            .next_update(now + end)
+        )
+        for pair in pairs:
+            certificate = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
+            one = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
+            builder = builder.add_revoked_certificate(one.revocation_date(now).build())
+        file = self.folder / name
+        signed = builder.sign(self._key, hashes.SHA256())
+        file.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+        return file
+
     def settings(self, pair: Pair, **changes: Any) -> dict[str, Any]:
         """The section [tls] of a node with this certificate, trusting this CA."""
         files = {"certificate_file": pair.certificate, "key_file": pair.key, "ca_file": self.file}

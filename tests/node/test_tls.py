@@ -289,6 +289,32 @@ def expired(ca: Authority, ours: Pair, folder: Path) -> dict[str, Any]:
     return {"certificate_file": pair.certificate, "key_file": pair.key}
 
 
+def old_list(ca: Authority, ours: Pair, folder: Path) -> dict[str, Any]:
+    return {"crl_file": ca.revoke(name="old.crl", begin=PAST["begin"], end=PAST["end"])}
+
+
+def early_list(ca: Authority, ours: Pair, folder: Path) -> dict[str, Any]:
+    return {"crl_file": ca.revoke(name="early.crl", begin=FUTURE["begin"], end=FUTURE["end"])}
+
+
+def false_list(ca: Authority, ours: Pair, folder: Path) -> dict[str, Any]:
+    return {"crl_file": Authority(folder / "false").revoke()}
+
+
+def no_list(ca: Authority, ours: Pair, folder: Path) -> dict[str, Any]:
+    return {"crl_file": ca.file}
+
+
+def broken_list(ca: Authority, ours: Pair, folder: Path) -> dict[str, Any]:
+    damaged = folder / "broken.crl"
+    damaged.write_bytes(ca.revoke(name="whole.crl").read_bytes().replace(b"M", b"N"))
+    return {"crl_file": damaged}
+
+
+def lost_list(ca: Authority, ours: Pair, folder: Path) -> dict[str, Any]:
+    return {"crl_file": folder / "gone.crl"}
+
+
 def too_early(ca: Authority, ours: Pair, folder: Path) -> dict[str, Any]:
     pair = ca.issue("early", **FUTURE)
     return {"certificate_file": pair.certificate, "key_file": pair.key}
@@ -305,6 +331,12 @@ def too_early(ca: Authority, ours: Pair, folder: Path) -> dict[str, Any]:
         (encrypted, r"tls\.key_file: expected a key without a passphrase"),
         (expired, r"tls\.certificate_file: expected a valid certificate, .* expired on"),
         (too_early, r"tls\.certificate_file: expected a valid certificate, .* not valid before"),
+        (old_list, r"tls\.crl_file: expected current .* CN=Test CA .*old\.crl expired on"),
+        (early_list, r"tls\.crl_file: expected current .*early\.crl is not valid before"),
+        (false_list, r"tls\.crl_file: expected a revocation list that CN=Test CA signed"),
+        (no_list, r"tls\.crl_file: expected revocation lists in PEM, found none in .*ca\.pem"),
+        (broken_list, r"tls\.crl_file: expected revocation lists in PEM, .*broken\.crl is damaged"),
+        (lost_list, r"tls\.crl_file: expected a file to read, .*gone\.crl: No such file"),
     ],
 )
 def test_a_wrong_file_stops_the_start_by_name(
@@ -346,6 +378,71 @@ def test_a_renewed_certificate_needs_no_restart(tmp_path: Path, ca: Authority) -
         assert "tls.key_file" in logs[0]["reason"]
     finally:
         station.stop()
+
+
+def test_a_revoked_sender_is_refused_from_the_next_connection_on(
+    tmp_path: Path, ca: Authority, ours: Pair, theirs: Pair
+) -> None:
+    """The list is replaced under the running port, as by whatever fetches it each night."""
+    gone = ca.issue("gone")
+    lists = ca.revoke(name="running.crl")
+    station = Station(tmp_path, ca.settings(ours, crl_file=lists), tls=True, network_timeout_s=1.5)
+    try:
+        rest = ["-aec", "PSEUDOMRI", LOOPBACK, station.port]
+        dcmtk("echoscu", *options_of(ca, gone), *rest)
+        assert list(station.ledger.reports.events()) == []
+        ca.revoke(gone, name="running.crl")
+        with pytest.raises(OSError):
+            shake(station.port, client(ca, gone))
+        (event,) = wait_until(lambda: list(station.ledger.reports.events()))
+        assert event.kind == Kind.ASSOCIATION_REFUSED
+        assert event.detail["reason"] == "its certificate has been revoked"
+        dcmtk("echoscu", *options_of(ca, theirs), *rest)
+        # A list that is of no use leaves the one before in force.
+        ca.revoke(name="running.crl", begin=PAST["begin"], end=PAST["end"])
+        with capture_logs() as logs, pytest.raises(OSError):
+            shake(station.port, client(ca, gone))
+        assert "tls.crl_file" in logs[0]["reason"]
+    finally:
+        station.stop()
+
+
+def test_a_revoked_destination_gets_nothing(
+    tmp_path: Path, ca: Authority, ours: Pair, theirs: Pair
+) -> None:
+    lists = ca.revoke(theirs, name="destination.crl")
+    options = [str(one) for one in options_of(ca, theirs)]
+    with storescp(tmp_path / "pacs", *options) as port:
+        echo(at(port, tls_settings(ca, ours)), "US", 5)
+        with pytest.raises(Unreachable, match="its certificate has been revoked"):
+            echo(at(port, tls_settings(ca, ours, crl_file=lists)), "US", 5)
+
+
+def test_a_peer_whose_ca_has_no_list_is_refused(
+    tmp_path: Path, ca: Authority, other_ca: Authority, ours: Pair
+) -> None:
+    """Two CAs are trusted, and one sends its lists."""
+    both = tmp_path / "both.pem"
+    both.write_bytes(ca.file.read_bytes() + other_ca.file.read_bytes())
+    lists = ca.revoke(name="one.crl")
+    options = [str(one) for one in options_of(ca, other_ca.issue("scanner"))]
+    mine = tls_settings(ca, ours, ca_file=both, crl_file=lists)
+    with storescp(tmp_path / "pacs", *options) as port:
+        with pytest.raises(Unreachable, match="has no revocation list of the CA"):
+            echo(at(port, mine), "US", 5)
+        lists.write_bytes(lists.read_bytes() + other_ca.revoke().read_bytes())
+        echo(at(port, mine), "US", 5)
+
+
+def test_a_list_is_due_on_its_last_day(ca: Authority, ours: Pair) -> None:
+    lists = ca.revoke(name="due.crl", end=timedelta(days=3))
+    settings = tls_settings(ca, ours, crl_file=lists, warn_before_expiry_days=10)
+    now = datetime.now(UTC)
+    (first, *_) = tls.expiries(settings, now)
+    assert (first.setting, first.days_left, first.is_due) == ("tls.crl_file", 2, False)
+    assert [one.setting for one in tls.warn_of_expiry(settings, now + timedelta(days=2))] == [
+        "tls.crl_file"
+    ]
 
 
 def test_an_end_that_is_near_is_told(ca: Authority) -> None:
