@@ -147,6 +147,7 @@ def train(
     minutes: Annotated[float | None, typer.Option(min=0, help="Length of the run.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Its length in steps instead.")] = None,
     threads: Annotated[int, typer.Option(min=1)] = 1,
+    device: Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")] = "cpu",
     plain: Annotated[
         bool, typer.Option("--plain", help="The baseline: the same net as plain L1 regression.")
     ] = False,
@@ -156,7 +157,7 @@ def train(
     """Train a model on phantom patients; stopped, it goes on when called again."""
     from node.commands import teaching
 
-    teaching.train(work_folder, phantom, minutes, steps, threads, plain, name, version)
+    teaching.train(work_folder, phantom, minutes, steps, threads, device, plain, name, version)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from node.commands.common import err, out, print_json
@@ -65,17 +66,27 @@ def train(
     minutes: float | None,
     steps: int | None,
     threads: int,
+    device: str,
     is_plain: bool,
     name: str,
     version: str,
 ) -> None:
     """Train a model on phantom patients; called again, it goes on."""
     # torch, which `phantom` does not need
+    import torch  # noqa: PLC0415
+
     from pipeline.training import card  # noqa: PLC0415
-    from pipeline.training.loop import TrainingConfig  # noqa: PLC0415
+    from pipeline.training.loop import TrainingConfig, for_gpu  # noqa: PLC0415
     from pipeline.training.loop import train as run  # noqa: PLC0415
     from pipeline.training.progress import shown  # noqa: PLC0415
 
+    if device not in ("cpu", "cuda"):
+        raise Refuse(f"--device: expected cpu or cuda, found {device}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Refuse("--device cuda: expected a GPU that torch can use, found none")
+    settings = for_gpu(os.cpu_count() or 1) if device == "cuda" else {"min_pairs": FIRST_PAIRS}
+    # Training begins with so many patients; there may be fewer in all.
+    settings["min_pairs"] = min(settings["min_pairs"], patients)
     try:
         config = TrainingConfig(
             work_dir=folder,
@@ -86,8 +97,7 @@ def train(
             is_plain=is_plain,
             name=name,
             version=version,
-            # Training begins with so many patients; there may be fewer in all.
-            min_pairs=min(FIRST_PAIRS, patients),
+            **settings,
         )
     except ValueError as error:
         raise Refuse(f"expected --minutes or --steps: {error}") from error

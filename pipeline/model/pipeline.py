@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from pipeline.intensity import condition, with_neighbors
 from pipeline.model.codec import PixelUnshuffleCodec
 from pipeline.model.denoiser import interpolate, predict
-from pipeline.model.scheduler import noise_field, set_sigmas
+from pipeline.model.scheduler import noise_fields, set_sigmas
 
 BATCH = 5
 """Slices at once: more gains nothing on a processor and costs memory."""
@@ -147,9 +147,8 @@ class PseudoMRIPipeline(DiffusionPipeline):  # type: ignore[misc]
     def noise(self, rows: int, columns: int, generator: Generator) -> Tensor:
         """A noise field that fits a stack of this size."""
         factor = self.codec.block
-        return noise_field(
-            (self.codec.latent_channels, rows // factor, columns // factor), generator
-        )
+        shape = (self.codec.latent_channels, rows // factor, columns // factor)
+        return noise_fields(1, shape, generator)[0]
 
     def sample(self, stack_hu: Tensor, start: Tensor, generator: Generator, **kw: Any) -> Tensor:
         """One member of the ensemble: the image renoised to `spread_sigma` and cleaned again.

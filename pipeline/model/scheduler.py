@@ -33,10 +33,14 @@ def set_sigmas(scheduler: FlowMatchEulerDiscreteScheduler, sigmas: Sequence[floa
     scheduler.set_timesteps(sigmas=levels)
 
 
-def noise_field(
-    shape: tuple[int, int, int], generator: Generator, octaves: int = 4, persistence: float = 0.8
+def noise_fields(
+    count: int,
+    shape: tuple[int, int, int],
+    generator: Generator,
+    octaves: int = 4,
+    persistence: float = 0.8,
 ) -> Tensor:
-    """One field of noise with unit variance and structure at several scales.
+    """Fields of noise with unit variance and structure at several scales.
 
     White noise averages out over a few pixels: a network reads a blurred image straight through
     it, and would never doubt anything larger than a pixel. Summing octaves puts as much doubt into
@@ -44,16 +48,20 @@ def noise_field(
     arXiv 2312.02145).
 
     Args:
+        count: Of the fields.
         shape: ``(channel, row, column)`` of the latent.
-        generator: On the CPU, so that a seed means the same on every device.
+        generator: Gives the fields their device; one on the CPU means the same on every device.
         octaves: Scales, each half the resolution of the one before.
         persistence: Weight of an octave relative to the one before.
+
+    Returns:
+        ``(field, channel, row, column)``.
     """
-    total = torch.zeros((1, *shape))
+    total = torch.zeros((count, *shape), device=generator.device)
     for octave in range(octaves):
         size = [max(1, n >> octave) for n in shape[1:]]
-        white = torch.randn((1, shape[0], *size), generator=generator)
+        white = torch.randn((count, shape[0], *size), generator=generator, device=generator.device)
         total += persistence**octave * torch.nn.functional.interpolate(
             white, shape[1:], mode="bilinear", align_corners=False
         )
-    return (total / total.std())[0]
+    return total / total.std(dim=(1, 2, 3), keepdim=True)

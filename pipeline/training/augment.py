@@ -22,6 +22,9 @@ MAX_HU = 3071.0
 MARROW_NODES = 24
 """Over the picture: patches of 8 mm, half a vertebral body."""
 
+BLUR_RADIUS_PX = 4
+"""Three times the largest width of a kernel, rounded up."""
+
 BODY_HU = -300.0
 """Above this a pixel belongs to the body; beam hardening needs tissue to show in."""
 
@@ -46,9 +49,11 @@ class Augmentation:
         noise_hu: Smallest and largest standard deviation of the noise, drawn on a log scale.
         field_hu: Largest standard deviation of the smooth HU field.
         shoulder_hu: Largest drop between the shoulders.
+        streak_hu: Smallest and largest strength of horizontal streaks, drawn on a log scale.
+        coarse_share: Most of the noise that is coarse: what is left of streaks after the reformat.
     """
 
-    crop_px: int = 176
+    crop_px: int = 192
     rotation_deg: float = 12.0
     scale: tuple[float, float] = (0.82, 1.18)
     aspect: tuple[float, float] = (0.94, 1.06)
@@ -61,10 +66,12 @@ class Augmentation:
     noise_hu: tuple[float, float] = (2.0, 28.0)
     field_hu: float = 10.0
     shoulder_hu: float = 35.0
+    streak_hu: tuple[float, float] = (1.0, 20.0)
+    coarse_share: float = 0.4
 
 
 def augment(
-    batch: Batch, weights: Tensor, how: Augmentation, rng: Generator
+    batch: Batch, weights: Tensor, how: Augmentation, rng: Generator, scans: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A batch as the network is to see it.
 
@@ -72,42 +79,46 @@ def augment(
         batch: Slices of the phantom.
         weights: ``(batch, 2, row, column)`` of `losses.loss_weights`, moved along with the slices.
         how: Strengths.
-        rng: The one source of chance.
+        rng: The one source of chance, on the device of the batch.
+        scans: How often each patient is scanned; the scans differ in their noise alone.
 
     Returns:
-        HU ``(batch, 3, crop, crop)``, signal ``(batch, 2, crop, crop)``, weights
-        ``(batch, 2, crop, crop)``.
+        HU ``(scans * batch, 3, crop, crop)``, one scan of all patients after the other; signal and
+        weights ``(scans * batch, 2, crop, crop)``.
     """
     # by what the CT shows: an occult lesion with an HU of its own would be occult no more
     shifted = batch.slices_hu + _tissue_offsets(batch.ct_labels, how, rng)
     planes = torch.cat((shifted - AIR_HU, batch.signal, weights), dim=1)
     planes = _turn_and_crop(planes, how, rng)
     slices_hu, signal, moved = torch.split(planes, [3, 2, 2], dim=1)
-    scanned = [_scan(one[None], how, rng) for one in slices_hu + AIR_HU]
     # outside the phantom there is air, and little to learn
-    moved = torch.where(moved == 0, float(weights.min()), moved)
-    return torch.cat(scanned).clamp(AIR_HU, MAX_HU), signal, moved
+    moved = torch.where(moved == 0, weights.min(), moved)
+    seen, shoulders = _seen(slices_hu + AIR_HU, how, rng)
+    again = (scans, 1, 1, 1)
+    seen = seen.repeat(again)
+    scanned = seen + _noise(seen, shoulders.repeat(again), how, rng)
+    return scanned.clamp(AIR_HU, MAX_HU), signal.repeat(again), moved.repeat(again)
 
 
 def _tissue_offsets(labels: Tensor, how: Augmentation, rng: Generator) -> Tensor:
     """HU added to every pixel by its tissue, softened at the borders like partial volume."""
     batch = labels.shape[0]
-    offsets = how.tissue_hu * torch.randn((batch, len(Tissue)), generator=rng)
-    common = how.nervous_hu * torch.randn((batch, 1), generator=rng)
+    offsets = how.tissue_hu * _normal(rng, batch, len(Tissue))
+    common = how.nervous_hu * _normal(rng, batch, 1)
     nervous = list(NERVOUS)
     offsets[:, nervous] = common + 0.2 * offsets[:, nervous]
     offsets[:, [Tissue.CORD, Tissue.CORD_GRAY, Tissue.CORD_OEDEMA]] = common
-    offsets[:, [Tissue.CSF]] = common + how.csf_hu * torch.randn((batch, 1), generator=rng)
+    offsets[:, [Tissue.CSF]] = common + how.csf_hu * _normal(rng, batch, 1)
     offsets[:, [Tissue.CEREBELLUM]] = common
     offsets[:, [Tissue.AIR]] = 0
     marrow = [Tissue.MARROW, Tissue.MARROW_OEDEMA]
-    offsets[:, marrow] = -how.bone_loss_hu * _uniform(rng, -0.5, 1, batch).view(-1, 1)
+    offsets[:, marrow] = -how.bone_loss_hu * _uniform(rng, -0.5, 1, batch).flatten(1)
     total = offsets.gather(1, labels.reshape(batch, -1).long()).reshape(labels.shape)
     size = (labels.shape[2], labels.shape[3])
     is_marrow = (labels == Tissue.MARROW) | (labels == Tissue.MARROW_OEDEMA)
-    patches = how.marrow_hu * torch.rand((batch, 1, 1, 1), generator=rng)
+    patches = how.marrow_hu * _uniform(rng, 0, 1, batch)
     total = total + patches * _smooth(MARROW_NODES, size, rng, batch) * is_marrow
-    foam = how.foam_hu * _uniform(rng, -1, 1, batch).clamp(min=0).view(-1, 1, 1, 1)
+    foam = how.foam_hu * _uniform(rng, -1, 1, batch).clamp(min=0)
     padding = _smooth(6, size, rng, batch).clamp(0, 1) + 0.2 * _smooth(96, size, rng, batch)
     total = total + foam * padding * (labels == Tissue.AIR)
     return blur(total, 0.5)
@@ -117,9 +128,9 @@ def _turn_and_crop(planes: Tensor, how: Augmentation, rng: Generator) -> Tensor:
     """Rotate, scale, stretch and cut out, all in one linear interpolation; zeros come in."""
     batch, _, rows, _ = planes.shape
     share = how.crop_px / rows
-    angle = math.radians(how.rotation_deg) * _uniform(rng, -1, 1, batch)
-    scale = share / _uniform(rng, *how.scale, batch)
-    aspect = _uniform(rng, *how.aspect, batch)
+    angle = math.radians(how.rotation_deg) * _uniform(rng, -1, 1, batch).flatten()
+    scale = share / _uniform(rng, *how.scale, batch).flatten()
+    aspect = _uniform(rng, *how.aspect, batch).flatten()
     cosine, sine = angle.cos() * scale, angle.sin() * scale
     shift = (1 - share) * _uniform(rng, -1, 1, 2 * batch).view(batch, 2)
     top = torch.stack((cosine * aspect, -sine, shift[:, 0]), dim=1)
@@ -129,55 +140,77 @@ def _turn_and_crop(planes: Tensor, how: Augmentation, rng: Generator) -> Tensor:
     return functional.grid_sample(planes, grid, align_corners=False)
 
 
-def _scan(slices_hu: Tensor, how: Augmentation, rng: Generator) -> Tensor:
-    """What scanner, dose and shoulders do to one sample ``(1, 3, row, column)``."""
-    rows, columns = slices_hu.shape[2:]
+def _seen(slices_hu: Tensor, how: Augmentation, rng: Generator) -> tuple[Tensor, Tensor]:
+    """What kernel and shoulders make of each sample, without noise, and where the shoulders are.
+
+    Returns:
+        ``(batch, 3, row, column)`` in HU, and 0..1 ``(batch, 1, row, 1)``.
+    """
+    batch, _, rows, columns = slices_hu.shape
     size = (rows, columns)
     # a soft kernel and the reformat leave 0.5 to 1 px; sharp kernels less
-    if _chance(rng, 0.85):
-        slices_hu = blur(slices_hu, _one(rng, 0.35, 1.1))
+    slices_hu = _blur_each(slices_hu, _seldom(rng, 0.85, _uniform(rng, 0.35, 1.1, batch)))
     # the shoulders begin somewhere in the lower two thirds, or below the picture
-    depth = torch.linspace(0, 1, rows).view(1, 1, -1, 1)
-    shoulders = torch.sigmoid((depth - _one(rng, 0.3, 1.1)) / 0.08)
-    if _chance(rng, 0.5):
-        drop = _one(rng, -5, how.shoulder_hu) * (1 + 0.5 * _smooth(5, size, rng))
-        slices_hu = slices_hu - shoulders * drop * (slices_hu > BODY_HU)
-    if _chance(rng, 0.7):
-        slices_hu = slices_hu + _one(rng, 0, how.field_hu) * _smooth(4, size, rng)
-    gain = 1 + 0.03 * float(torch.randn((), generator=rng))
-    slices_hu = slices_hu * gain + _one(rng, -8, 8)
-    return slices_hu + _noise(slices_hu, shoulders, how, rng)
+    depth = torch.linspace(0, 1, rows, device=rng.device).view(1, 1, -1, 1)
+    shoulders = torch.sigmoid((depth - _uniform(rng, 0.3, 1.1, batch)) / 0.08)
+    drop = _seldom(rng, 0.5, _uniform(rng, -5, how.shoulder_hu, batch))
+    drop = drop * (1 + 0.5 * _smooth(5, size, rng, batch))
+    slices_hu = slices_hu - shoulders * drop * (slices_hu > BODY_HU)
+    field = _seldom(rng, 0.7, _uniform(rng, 0, how.field_hu, batch))
+    slices_hu = slices_hu + field * _smooth(4, size, rng, batch)
+    gain = 1 + 0.03 * _normal(rng, batch, 1, 1, 1)
+    slices_hu = slices_hu * gain + _uniform(rng, -8, 8, batch)
+    return slices_hu, shoulders
 
 
 def _noise(slices_hu: Tensor, shoulders: Tensor, how: Augmentation, rng: Generator) -> Tensor:
     """Quantum noise, smoothed as a kernel does, more between the shoulders; and streaks."""
-    low, high = (math.log(v) for v in how.noise_hu)
-    noise = torch.randn(slices_hu.shape, generator=rng)
-    if _chance(rng, 0.8):
-        noise = blur(noise, _one(rng, 0.35, 1.1))
-        noise = noise / noise.std()
-    rise = 1 + _one(rng, 0, 2.5) * shoulders
-    total = math.exp(_one(rng, low, high)) * noise * rise
-    if _chance(rng, 0.5):
-        rows = torch.randn((*slices_hu.shape[:3], 1), generator=rng)
-        patches = _smooth(5, (slices_hu.shape[2], slices_hu.shape[3]), rng)
-        total = total + _one(rng, 1, 7) * rows * rise * patches
-    return total
+    batch, _, rows, columns = slices_hu.shape
+    size = (rows, columns)
+    fine = _normal(rng, *slices_hu.shape)
+    fine = _blur_each(fine, _seldom(rng, 0.8, _uniform(rng, 0.35, 1.1, batch)))
+    fine = fine / fine.std(dim=(1, 2, 3), keepdim=True)
+    coarse = _uniform(rng, 0, how.coarse_share, batch) * _smooth(rows // 6, size, rng, batch)
+    rise = 1 + _uniform(rng, 0, 2.5, batch) * shoulders
+    total = _log_uniform(rng, *how.noise_hu, batch) * (fine + coarse) * rise
+    streaks = _seldom(rng, 0.5, _log_uniform(rng, *how.streak_hu, batch))
+    lines = _normal(rng, *slices_hu.shape[:3], 1)
+    return total + streaks * lines * rise * _smooth(5, size, rng, batch)
 
 
-def _smooth(nodes: int, size: tuple[int, int], rng: Generator, batch: int = 1) -> Tensor:
+def _blur_each(image: Tensor, sigma_px: Tensor) -> Tensor:
+    """Gaussian blur of each sample by its own width ``(batch, 1, 1, 1)``; 0 leaves it alone."""
+    batch, channels, rows, columns = image.shape
+    offset = torch.arange(-BLUR_RADIUS_PX, BLUR_RADIUS_PX + 1, device=image.device)
+    kernel = torch.exp(-0.5 * (offset / sigma_px.view(-1, 1).clamp(min=1e-2)) ** 2)
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
+    kernel = kernel.view(batch * channels, 1, 1, -1)
+    flat = image.reshape(1, batch * channels, rows, columns)
+    wide = functional.pad(flat, (BLUR_RADIUS_PX,) * 4, mode="replicate")
+    wide = functional.conv2d(wide, kernel, groups=batch * channels)
+    wide = functional.conv2d(wide, kernel.transpose(2, 3), groups=batch * channels)
+    return wide.view(image.shape)
+
+
+def _smooth(nodes: int, size: tuple[int, int], rng: Generator, batch: int) -> Tensor:
     """Smooth random fields ``(batch, 1, row, column)`` of about unit variance."""
-    coarse = torch.randn((batch, 1, nodes, nodes), generator=rng)
+    coarse = _normal(rng, batch, 1, nodes, nodes)
     return functional.interpolate(coarse, size, mode="bicubic", align_corners=False)
 
 
+def _normal(rng: Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=rng, device=rng.device)
+
+
 def _uniform(rng: Generator, low: float, high: float, count: int) -> Tensor:
-    return low + (high - low) * torch.rand(count, generator=rng)
+    """One number a sample, ``(batch, 1, 1, 1)``."""
+    return low + (high - low) * torch.rand((count, 1, 1, 1), generator=rng, device=rng.device)
 
 
-def _one(rng: Generator, low: float, high: float) -> float:
-    return float(_uniform(rng, low, high, 1))
+def _log_uniform(rng: Generator, low: float, high: float, count: int) -> Tensor:
+    return torch.exp(_uniform(rng, math.log(low), math.log(high), count))
 
 
-def _chance(rng: Generator, share: float) -> bool:
-    return bool(torch.rand((), generator=rng) < share)
+def _seldom(rng: Generator, share: float, values: Tensor) -> Tensor:
+    """This share of the values; the others become 0."""
+    return values * (_uniform(rng, 0, 1, len(values)) < share)

@@ -16,10 +16,11 @@ import torch
 from pipeline.evaluation.scores import evaluate, lookup_method, model_method, table
 from pipeline.phantom import PHANTOM_VERSION
 from pipeline.provenance import digest_folder, software_versions
-from pipeline.synthesis import load_model
+from pipeline.synthesis import has_bfloat16, load_model
 from pipeline.training.augment import Augmentation
 from pipeline.training.data import HELD_OUT_FROM, fill, load, pair_path, stored_seeds
-from pipeline.training.loop import TrainingConfig
+from pipeline.training.loop import SCANS, TrainingConfig
+from pipeline.training.losses import CONSISTENCY_SHARE
 
 NAME = "README.md"
 """Model hubs show this file; it is no part of the model's digest."""
@@ -119,7 +120,7 @@ def collect(config: TrainingConfig) -> Facts:
         },
         is_plain=config.is_plain,
         held_out=HELD_OUT,
-        hardware=hardware(config.threads),
+        hardware=hardware(config.device, config.threads),
         software=collect_software(),
         figures=figures,
         loss=(lines[0]["loss"], lines[-1]["loss"]),
@@ -145,11 +146,14 @@ def sign(folder: Path, report: str) -> None:
     (folder / NAME).write_text(f"{before}{INTERVALS}\n\n{report.strip()}\n\n{LIMITS}{after}")
 
 
-def hardware(threads: int) -> str:
-    """The processor, in words."""
+def hardware(device: str, threads: int) -> str:
+    """The accelerator or the processor, in words."""
+    precision = "bfloat16" if has_bfloat16(device) else "float32"
+    if device == "cuda":
+        return f"one {torch.cuda.get_device_name()}, {precision}"
     can = torch.cpu.get_capabilities()
     model = can.get("cpu_name") or platform.processor() or platform.machine()
-    return f"{threads} thread(s) of {model}, bfloat16"
+    return f"{threads} thread(s) of {model}, {precision}"
 
 
 def card(facts: Facts) -> str:
@@ -162,7 +166,8 @@ def card(facts: Facts) -> str:
         "plain L1 regression: the baseline, not for use"
         if facts.is_plain
         else "tissue-weighted L1 plus gradient L1 of the image, occult lesions at a fifth of their"
-        " weight; pinball loss of the doubt; nothing adversarial"
+        f" weight; {CONSISTENCY_SHARE:g} of the L1 between two noises of one slice; pinball"
+        " loss of the doubt; nothing adversarial"
     )
     return f"""---
 license: apache-2.0
@@ -193,8 +198,8 @@ field for the whole stack.
 |---|---|
 | data | {facts.phantoms} phantoms, seeds {facts.seeds[0]} to {facts.seeds[1]}, \
 `pipeline.phantom` version {PHANTOM_VERSION}{earlier} |
-| steps | {facts.steps} of {facts.batch} crops of {how.crop_px} x {how.crop_px}, \
-{facts.hours:.2f} h, from nothing |
+| steps | {facts.steps} of {facts.batch} crops of {how.crop_px} x {how.crop_px}, each under \
+{SCANS} noises, {facts.hours:.2f} h, from nothing |
 | loss | {loss}; L1 part from {first:.3f} to {last:.3f} |
 | augmentation | HU by tissue ({how.tissue_hu:g}, nervous system {how.nervous_hu:g}, CSF \
 {how.csf_hu:g} more), fields of {how.field_hu:g} HU, shoulders {how.shoulder_hu:g} HU, noise \

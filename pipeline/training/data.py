@@ -7,7 +7,7 @@ folder outside the repository, and the training takes up new ones as they appear
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from pipeline.geometry import Grid
+from pipeline.intensity import NEIGHBORS
 from pipeline.phantom import PHANTOM_VERSION, Patient, TrainingPair, patient, render, stack_grid
 
 SIGNAL_STEPS = 2000
@@ -105,7 +106,9 @@ def stored_seeds(folder: Path, seeds: range) -> list[int]:
     return sorted(seed for seed in found if seed in seeds)
 
 
-def fill(folder: Path, seeds: range, should_stop: Callable[[], bool] = lambda: False) -> None:
+def fill(
+    folder: Path, seeds: Sequence[int], should_stop: Callable[[], bool] = lambda: False
+) -> None:
     """Make every pair that is not there yet, in the order of the seeds.
 
     Args:
@@ -122,7 +125,7 @@ def fill(folder: Path, seeds: range, should_stop: Callable[[], bool] = lambda: F
             store(path, make_pair(seed))
 
 
-def fill_beside(folder: Path, seeds: range, parent: int) -> None:
+def fill_beside(folder: Path, seeds: Sequence[int], parent: int) -> None:
     """`fill` in a process of its own: with one thread, politely, and gone when its parent is."""
     os.nice(5)
     torch.set_num_threads(1)
@@ -132,15 +135,20 @@ def fill_beside(folder: Path, seeds: range, parent: int) -> None:
 class Pool:
     """The pairs of a folder, as far as they exist.
 
+    On the CPU they stay on disk, mapped into memory; for another device they are copied there once:
+    10 MB each, so that 3,000 take 30 GB.
+
     Args:
         folder: Where `fill` puts them.
         seeds: Only these are used.
+        device: Of the batches.
     """
 
-    def __init__(self, folder: Path, seeds: range) -> None:
+    def __init__(self, folder: Path, seeds: range, device: str = "cpu") -> None:
         self._folder = folder
         self._seeds = seeds
-        self._planes: dict[int, PlanesInt16] = {}
+        self._device = device
+        self._planes: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self._planes)
@@ -149,11 +157,17 @@ class Pool:
         """Take up pairs that have appeared; returns how many there are."""
         for seed in stored_seeds(self._folder, self._seeds):
             if seed not in self._planes:
-                self._planes[seed] = np.load(pair_path(self._folder, seed), mmap_mode="r")
+                # copy on write: torch has no read-only tensors, and nothing here writes
+                planes = np.load(pair_path(self._folder, seed), mmap_mode="c")
+                self._planes[seed] = torch.from_numpy(planes).to(self._device)
         return len(self._planes)
 
     def draw(self, count: int, rng: Generator) -> Batch:
         """Slices of random phantoms; half of them as the mirror image, left for right.
+
+        Args:
+            count: Of the slices.
+            rng: On the CPU, wherever the pairs are.
 
         Raises:
             LookupError: When the pool is empty.
@@ -161,23 +175,26 @@ class Pool:
         if not self._planes:
             raise LookupError(f"no phantom pairs of seeds {self._seeds} in {self._folder}")
         seeds = sorted(self._planes)
-        picks = [
-            self._slice(seeds[int(torch.randint(len(seeds), (), generator=rng))], rng)
-            for _ in range(count)
+        picked = torch.randint(len(seeds), (count,), generator=rng).tolist()
+        chosen = [
+            plane for pick in picked for plane in _with_neighbors(self._planes[seeds[pick]], rng)
         ]
-        cube = torch.from_numpy(np.stack(picks).astype(np.float32))
-        signal = cube[:, [T2, STIR], 1] / SIGNAL_STEPS
-        labels, ct_labels = cube[:, LABELS, 1:2], cube[:, CT_LABELS]
-        return Batch(cube[:, CT], signal, labels.to(torch.uint8), ct_labels.to(torch.uint8))
+        flat = torch.stack(chosen)
+        stacked = flat.view(count, NEIGHBORS, *flat.shape[1:]).transpose(1, 2)
+        signal = stacked[:, [T2, STIR], 1].float() / SIGNAL_STEPS
+        labels, ct_labels = stacked[:, LABELS, 1:2], stacked[:, CT_LABELS]
+        return Batch(
+            stacked[:, CT].float(), signal, labels.to(torch.uint8), ct_labels.to(torch.uint8)
+        )
 
-    def _slice(self, seed: int, rng: Generator) -> PlanesInt16:
-        """One slice of a phantom with its neighbors, ``(5, 3, row, column)``."""
-        planes = self._planes[seed]
-        slices = planes.shape[1]
-        center = (torch.arange(slices) - (slices - 1) / 2).abs() <= slices * 0.27
-        weights = torch.where(center, 1.0, OFF_CENTER_SHARE)
-        index = int(torch.multinomial(weights, 1, generator=rng))
-        order = [index - 1, index, index + 1]
-        if torch.rand((), generator=rng) < 0.5:
-            order.reverse()
-        return planes[:, np.clip(order, 0, slices - 1)]
+
+def _with_neighbors(planes: Tensor, rng: Generator) -> list[Tensor]:
+    """One slice of a phantom between its neighbors, each ``(5, row, column)``."""
+    slices = planes.shape[1]
+    center = (torch.arange(slices) - (slices - 1) / 2).abs() <= slices * 0.27
+    weights = torch.where(center, 1.0, OFF_CENTER_SHARE)
+    index = int(torch.multinomial(weights, 1, generator=rng))
+    order = [index - 1, index, index + 1]
+    if torch.rand((), generator=rng) < 0.5:
+        order.reverse()
+    return [planes[:, min(max(i, 0), slices - 1)] for i in order]

@@ -6,6 +6,8 @@ No adversarial loss: it paints what the distribution of training images expects,
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -52,6 +54,9 @@ may be there is what the doubt learns, with its full weight."""
 DOUBT_QUANTILE = 0.9
 """Of the absolute error; the calibration of the support map scales it."""
 
+CONSISTENCY_SHARE = 0.25
+"""Weight of what two scans of one patient, that differ in noise alone, are drawn apart."""
+
 DOUBT_SHARE = 0.5
 """Weight of the doubt's loss. It does not move the image: the error it learns is held fixed."""
 
@@ -66,13 +71,17 @@ def loss_weights(labels: Tensor, ct_labels: Tensor) -> Tensor:
     Returns:
         ``(batch, 2, row, column)``: by tissue for the image; for the doubt all tissues alike.
     """
-    table = torch.ones(len(Tissue))
-    for tissue, weight in TISSUE_WEIGHTS.items():
-        table[tissue] = weight
     occult = (labels != ct_labels).float()
-    image = table[labels.long()] * (1 - (1 - OCCULT_SHARE) * occult)
+    image = _table(labels.device)[labels.long()] * (1 - (1 - OCCULT_SHARE) * occult)
     doubt = torch.where(labels == Tissue.AIR, TISSUE_WEIGHTS[Tissue.AIR], 1.0)
     return torch.cat((image, doubt), dim=1)
+
+
+@functools.cache
+def _table(device: torch.device) -> Tensor:
+    """Weight of each tissue, by its number."""
+    weights = [TISSUE_WEIGHTS.get(tissue, 1.0) for tissue in sorted(Tissue)]
+    return torch.tensor(weights, device=device)
 
 
 def reconstruction_loss(predicted: Tensor, truth: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,6 +100,19 @@ def reconstruction_loss(predicted: Tensor, truth: Tensor, weights: Tensor) -> tu
     down = (predicted.diff(dim=2) - truth.diff(dim=2)).abs().mean()
     across = (predicted.diff(dim=3) - truth.diff(dim=3)).abs().mean()
     return weighted + GRADIENT_SHARE * (down + across), weighted
+
+
+def consistency_loss(predicted: Tensor, weights: Tensor) -> Tensor:
+    """Weighted L1 between two scans of the same slices: noise must not draw.
+
+    Args:
+        predicted: Signal ``(2 batch, contrast, row, column)``, the second half of the same patients
+            under other noise.
+        weights: ``(2 batch, 1, row, column)``, both halves alike.
+    """
+    one, other = predicted.chunk(2)
+    ours, _ = weights.chunk(2)
+    return ((one - other).abs() * ours).mean() / ours.mean()
 
 
 def doubt_loss(doubt: Tensor, error: Tensor, weights: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def test_the_card_is_written_from_the_run(tmp_path: Path, is_plain: bool) -> Non
     losses = [json.loads(x)["loss"] for x in run.losses.read_text().splitlines()]
     assert digest_folder(folder) in text
     assert "2 phantoms, seeds 2 to 5" in text
-    assert "| steps | 25 of 2 crops of 32 x 32" in text
+    assert "| steps | 25 of 1 crops of 32 x 32, each under 2 noises" in text
     assert f"{losses[0]:.3f} to {losses[-1]:.3f}" in text
     assert facts.parameters > 0
     assert "| csf | T2 | 1.00 |" in text

@@ -12,7 +12,7 @@ from pipeline.intensity import CHANNELS
 from pipeline.model.codec import PixelUnshuffleCodec, compressing_codec
 from pipeline.model.denoiser import interpolate
 from pipeline.model.pipeline import PseudoMRIPipeline
-from pipeline.model.scheduler import build_scheduler, noise_field, set_sigmas
+from pipeline.model.scheduler import build_scheduler, noise_fields, set_sigmas
 from tests.pipeline.models import phantom_like_stack, save_tiny, tiny_pipeline
 
 
@@ -113,7 +113,7 @@ def test_the_noisy_latent_goes_from_image_to_noise() -> None:
 
 def test_a_noise_field_has_unit_variance_structure_and_a_seed() -> None:
     def field(seed: int) -> torch.Tensor:
-        return noise_field((8, 64, 64), torch.Generator().manual_seed(seed))
+        return noise_fields(1, (8, 64, 64), torch.Generator().manual_seed(seed))[0]
 
     assert float(field(1).std()) == pytest.approx(1, abs=1e-3)
     assert torch.equal(field(1), field(1))

@@ -61,12 +61,12 @@ def config(work_dir: Path, pool_dir: Path, **changes: object) -> TrainingConfig:
         "work_dir": work_dir,
         "pool_dir": pool_dir,
         "steps": 40,
-        "batch": 2,
+        "batch": 1,
         "widths": TINY_WIDTHS,
         "augmentation": Augmentation(crop_px=CROP, noise_hu=(1.0, 4.0)),
         "learning_rate": 5e-3,
         "warmup_steps": 5,
-        "generate": False,
+        "makers": 0,
         "min_pairs": 2,
     }
     return TrainingConfig(**(settings | changes))  # type: ignore[arg-type]
