@@ -149,7 +149,7 @@ def _seen(slices_hu: Tensor, how: Augmentation, rng: Generator) -> tuple[Tensor,
     batch, _, rows, columns = slices_hu.shape
     size = (rows, columns)
     # a soft kernel and the reformat leave 0.5 to 1 px; sharp kernels less
-    slices_hu = _blur_each(slices_hu, _seldom(rng, 0.85, _uniform(rng, 0.35, 1.1, batch)))
+    slices_hu = blur_each(slices_hu, _seldom(rng, 0.85, _uniform(rng, 0.35, 1.1, batch)))
     # the shoulders begin somewhere in the lower two thirds, or below the picture
     depth = torch.linspace(0, 1, rows, device=rng.device).view(1, 1, -1, 1)
     shoulders = torch.sigmoid((depth - _uniform(rng, 0.3, 1.1, batch)) / 0.08)
@@ -168,7 +168,7 @@ def _noise(slices_hu: Tensor, shoulders: Tensor, how: Augmentation, rng: Generat
     batch, _, rows, columns = slices_hu.shape
     size = (rows, columns)
     fine = _normal(rng, *slices_hu.shape)
-    fine = _blur_each(fine, _seldom(rng, 0.8, _uniform(rng, 0.35, 1.1, batch)))
+    fine = blur_each(fine, _seldom(rng, 0.8, _uniform(rng, 0.35, 1.1, batch)))
     fine = fine / fine.std(dim=(1, 2, 3), keepdim=True)
     coarse = _uniform(rng, 0, how.coarse_share, batch) * _smooth(rows // 6, size, rng, batch)
     rise = 1 + _uniform(rng, 0, 2.5, batch) * shoulders
@@ -178,7 +178,7 @@ def _noise(slices_hu: Tensor, shoulders: Tensor, how: Augmentation, rng: Generat
     return total + streaks * lines * rise * _smooth(5, size, rng, batch)
 
 
-def _blur_each(image: Tensor, sigma_px: Tensor) -> Tensor:
+def blur_each(image: Tensor, sigma_px: Tensor) -> Tensor:
     """Gaussian blur of each sample by its own width ``(batch, 1, 1, 1)``; 0 leaves it alone."""
     batch, channels, rows, columns = image.shape
     offset = torch.arange(-BLUR_RADIUS_PX, BLUR_RADIUS_PX + 1, device=image.device)

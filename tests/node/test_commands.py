@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from pydicom import dcmread
 
 from node.states import SynthesisState
@@ -166,3 +167,14 @@ def test_an_unknown_finding_is_a_usage_error(tmp_path: Path) -> None:
     done = pseudomri("phantom", tmp_path / "p", "--finding", "hiccups")
     assert done.returncode == 2
     assert "cord_oedema" in done.stderr
+
+
+def test_training_on_a_device_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
+    done = pseudomri("train", tmp_path / "t", "--steps", "1", "--device", "tpu")
+    assert done.returncode == 2
+    assert "expected cpu or cuda, found tpu" in done.stderr
+    if not torch.cuda.is_available():
+        done = pseudomri("train", tmp_path / "t", "--steps", "1", "--device", "cuda")
+        assert done.returncode == 2
+        assert "expected a GPU" in done.stderr
+    assert not (tmp_path / "t").exists()

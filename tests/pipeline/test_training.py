@@ -13,15 +13,17 @@ import pytest
 import torch
 
 from pipeline.evaluation.scores import evaluate, lookup_method, noisy, ssim_map, table
+from pipeline.intensity import blur
 from pipeline.model.pipeline import PseudoMRIPipeline
 from pipeline.phantom import PHANTOM_VERSION, Tissue, TrainingPair
-from pipeline.training.augment import Augmentation, augment
+from pipeline.training.augment import Augmentation, augment, blur_each
 from pipeline.training.codec_study import Reconstruction, study_table
-from pipeline.training.data import Batch, Pool, load, pair_path, store
+from pipeline.training.data import HELD_OUT_FROM, Batch, Pool, load, pair_path, store
 from pipeline.training.loop import Run, TrainingConfig, train
 from pipeline.training.losses import (
     DOUBT_QUANTILE,
     OCCULT_SHARE,
+    consistency_loss,
     doubt_loss,
     loss_weights,
     reconstruction_loss,
@@ -138,6 +140,50 @@ def test_augmentation_follows_its_generator_alone(pool_dir: Path) -> None:
     assert not torch.equal(once(1), once(2))
 
 
+def test_scans_of_a_patient_differ_in_their_noise_alone(pool_dir: Path) -> None:
+    pool = Pool(pool_dir, range(10))
+    pool.refresh()
+
+    def scanned(noise_hu: tuple[float, float]) -> tuple[torch.Tensor, ...]:
+        rng = torch.Generator().manual_seed(2)
+        batch = pool.draw(3, rng)
+        weights = loss_weights(batch.labels, batch.ct_labels[:, 1:2])
+        how = Augmentation(crop_px=CROP, noise_hu=noise_hu, streak_hu=(1e-4, 2e-4))
+        return augment(batch, weights, how, rng, scans=2)
+
+    for planes in scanned((5.0, 10.0))[1:]:
+        one, other = planes.chunk(2)
+        assert torch.equal(one, other)
+    one, other = scanned((5.0, 10.0))[0].chunk(2)
+    assert 3 < float((one - other).std()) < 60
+    one, other = scanned((1e-4, 2e-4))[0].chunk(2)
+    torch.testing.assert_close(one, other, atol=0.02, rtol=0)
+
+
+def test_every_sample_is_blurred_by_its_own_width() -> None:
+    image = torch.randn((3, 2, 20, 20), generator=torch.Generator().manual_seed(0))
+    widths = torch.tensor([0.0, 0.5, 1.1]).view(-1, 1, 1, 1)
+    blurred = blur_each(image, widths)
+    torch.testing.assert_close(blurred[0], image[0])
+    for index in (1, 2):
+        # the other one cuts its kernel at 3 sigma
+        expected = blur(image[index : index + 1], float(widths[index]))[0]
+        torch.testing.assert_close(blurred[index], expected, atol=0.02, rtol=0)
+
+
+def test_what_noise_draws_apart_costs() -> None:
+    one = torch.rand((2, 2, 8, 8), generator=torch.Generator().manual_seed(0))
+    weights = torch.ones((4, 1, 8, 8))
+    weights[:, :, :4] = 3
+    assert float(consistency_loss(torch.cat((one, one)), weights)) == 0
+    apart = torch.cat((one, one + 0.1))
+    assert float(consistency_loss(apart, weights)) == pytest.approx(0.1, abs=1e-6)
+    # where the weight is 3 of a mean of 2, half of the picture counts for three quarters
+    other = one.clone()
+    other[:, :, :4] += 0.1
+    assert float(consistency_loss(torch.cat((one, other)), weights)) == pytest.approx(0.075)
+
+
 def test_an_occult_lesion_costs_the_image_little_and_the_doubt_all() -> None:
     healthy = torch.full((1, 1, 2, 2), int(Tissue.NUCLEUS))
     torn = torch.full((1, 1, 2, 2), int(Tissue.DISC_INJURY))
@@ -171,6 +217,14 @@ def test_the_loss_falls_and_the_model_loads(tmp_path: Path, pool_dir: Path) -> N
     assert losses[-1] < 0.6 * losses[0]
     model = PseudoMRIPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
     assert model.config.version == "1"
+
+
+def test_phantoms_are_made_beside_the_training_by_several_processes(tmp_path: Path) -> None:
+    pool_dir = tmp_path / "pool"
+    train(config(tmp_path, pool_dir, seeds=range(2), steps=1, makers=2, min_pairs=2))
+    made = [pair_path(pool_dir, seed) for seed in (0, 1, HELD_OUT_FROM)]
+    assert sorted(pool_dir.iterdir()) == made
+    assert list((tmp_path / "pictures").iterdir())
 
 
 def test_a_run_needs_exactly_one_budget(tmp_path: Path) -> None:
@@ -213,7 +267,7 @@ def test_killed_in_the_middle_it_goes_on_from_its_checkpoint(
     command = [sys.executable, "-c", CHILD, str(tmp_path), str(pool_dir)]
     child = subprocess.Popen(command, cwd=Path(__file__).parents[2], env=dict(os.environ))
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         losses = tmp_path / "losses.jsonl"
         while not losses.exists() and time.monotonic() < deadline:
             assert child.poll() is None
