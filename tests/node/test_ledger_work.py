@@ -366,6 +366,18 @@ def test_an_ended_delivery_has_no_more_attempts(ledger: Ledger, job: NewSynthesi
     assert ledger.deliveries.begin_attempt(delivery) is None
 
 
+def test_an_attempt_that_never_began_uses_up_its_number_once(
+    ledger: Ledger, job: NewSynthesis
+) -> None:
+    (delivery,) = deliver(ledger, job.job_id, HERE)
+    for _ in range(2):
+        assert ledger.deliveries.note_lost_attempt(delivery, 1, "it died") == 1
+    ledger.deliveries.postpone(begun(ledger, delivery), "later", ACTOR)
+    assert ledger.deliveries.note_lost_attempt(delivery, 2, "it died") == 2
+    attempts = ledger.reports.show(job.job_id)["deliveries"][0]["attempts"]
+    assert [one["outcome"] for one in attempts] == ["interrupted", "postponed"]
+
+
 def test_any_uid_tells_its_story(ledger: Ledger, job: NewSynthesis) -> None:
     deliver(ledger, job.job_id, HERE)
     kinds = {

@@ -389,6 +389,23 @@ def test_a_kept_result_survives_a_crash(tmp_path: Path, peer: ScriptedPeer) -> N
     assert node.marks.count("synthesize") == 1
 
 
+def test_an_attempt_that_comes_too_late_leaves_its_number_to_nobody(tmp_path: Path) -> None:
+    """The delivery was given up while the attempt waited in the queue; then somebody retries."""
+    down = {"name": "down", "ae_title": "PEER", "host": LOOPBACK, "port": free_port()}
+    node = Node(tmp_path, [down])
+    stages = fast_stages(node.marks)
+    worker = Worker(node.settings, node.ledger, node.archive, stages, utc_now)
+    for step in (worker.read, worker.synthesize, worker.package):
+        step(node.job_id, 1)
+    (waiting,) = worker._shipping.begin(node.job_id, 1)
+    node.ledger.deliveries.abandon(waiting["delivery"], "because", "tests")
+    assert worker._shipping._attempt_step(waiting)["ended"] == "failed"
+    node.ledger.syntheses.retry(node.job_id, "operator")
+    worker.read(node.job_id, 2)
+    (again,) = worker._shipping.begin(node.job_id, 2)
+    assert again["number"] == waiting["number"] + 1
+
+
 def test_giving_up_is_a_dead_letter(tmp_path: Path) -> None:
     down = {"name": "down", "ae_title": "PEER", "host": LOOPBACK, "port": free_port()}
     node = Node(tmp_path, [down], give_up_s=0.3)
