@@ -266,8 +266,7 @@ class Retention:
     def _sum_up(self, session: Session, kind: UnitKind, key: str, actor: str) -> None:
         """One event for all that went of a unit, once its last mark is gone."""
         series_uid = _series_behind(session, kind, key)
-        files = removed_last(session, str(kind), key)
-        if series_uid is None or not files:
+        if series_uid is None or not (files := removed_last(session, str(kind), key)):
             return
         study_uid = session.get_one(SeriesRecord, series_uid).study_uid
         detail = {
