@@ -111,7 +111,7 @@ def collect(config: TrainingConfig) -> Facts:
         hours=lines[-1]["elapsed_s"] / 3600,
         batch=config.batch,
         augmentation=config.augmentation,
-        phantoms=len(seeds),
+        phantoms=lines[-1]["pairs"],
         seeds=(seeds[0], seeds[-1]),
         earlier={
             line["phantom_version"]: line["step"]
