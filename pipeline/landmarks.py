@@ -21,7 +21,7 @@ CRANIAL_RAY_MM = 80.0
 # the soft tissue of a neck none do.
 CRANIAL_ENCLOSED = 0.6
 # The foramen magnum is looked for from above the curve's beginning to below the path's.
-LOOK_UP_MM = 30.0
+LOOK_UP_MM = 50.0
 LOOK_DOWN_MM = 60.0
 # The dens begins within this of the canal's cranial end.
 DENS_BELOW_MM = 45.0
