@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
@@ -145,6 +144,9 @@ class Volume:
         Raises:
             ValueError: For a sheared grid, which a SimpleITK image cannot hold.
         """
+        # Half of what a receiving process would hold: the node asks geometry only.
+        import SimpleITK as sitk  # noqa: PLC0415
+
         if self.grid.is_sheared:
             raise ValueError("a SimpleITK image cannot hold a sheared grid; resample it first")
         image = sitk.GetImageFromArray(self.values)

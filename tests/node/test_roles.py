@@ -81,6 +81,12 @@ def test_asking_needs_no_accelerator(command: str) -> None:
     assert loaded.isdisjoint({"torch", "diffusers"})
 
 
+def test_receiving_loads_no_library_of_the_pipeline_but_numpy() -> None:
+    """SimpleITK alone took 94 of the 250 MB that a receiver may hold."""
+    loaded = modules_after("import node.app, node.receive")
+    assert loaded.isdisjoint({"SimpleITK", "scipy", "highdicom", "matplotlib", "pandas"})
+
+
 def test_receiving_starts_with_a_broken_accelerator_stack(tmp_path: Path) -> None:
     for name in ("torch", "diffusers"):
         package = tmp_path / "broken" / name
