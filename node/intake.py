@@ -281,7 +281,7 @@ class Intake:
         if reception.refusal is not None or incoming is None:
             return reception.refusal or Response(Answer.PROCESSING_FAILURE)
         try:
-            identity = identify(incoming.data_set(), offer.transfer_syntax_uid)
+            identity = identify(incoming.head, incoming.open, offer.transfer_syntax_uid)
         except Unreadable as error:
             return Response(Answer.UNREADABLE, str(error))
         except Unidentified as error:

@@ -27,7 +27,7 @@ from node import audit
 from node.clock import Clock, to_text
 from node.errors import Fenced, IllegalMove, LostRace, Retry, Stop
 from node.faults import Point, reach
-from node.ledger.plain import Plain, begun, insertion, within
+from node.ledger.plain import Plain, Writer, insertion, within
 from node.records import AuditEventRecord, Record
 from node.states import WorkerState
 
@@ -119,7 +119,7 @@ class Database:
         self.engine: Final = connect(url)
         self._readers: Final = read_only(self.engine)
         self._clock: Final = clock
-        self._begin: Final = _BEGIN[self.engine.dialect.name]
+        self._plain_writer: Final = Writer(self.engine, _BEGIN[self.engine.dialect.name])
         self._driver: Final = cast(Any, self.engine.dialect.loaded_dbapi)
         # SQLite's own waiting polls and is unfair; threads of one process queue here instead.
         self._writer: Final = threading.Lock()
@@ -154,7 +154,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Plain]:
         """As `transaction`, in plain SQL; see `node.ledger.plain`."""
-        with self._turn(), begun(self.engine, self._begin) as plain:
+        with self._turn(), self._plain_writer.begun() as plain:
             self._check_fence(plain)
             yield plain
             reach(Point.LEDGER_COMMITTING)
@@ -257,6 +257,7 @@ class Database:
 
     def close(self) -> None:
         """Give the connections back."""
+        self._plain_writer.close()
         self.engine.dispose()
 
 

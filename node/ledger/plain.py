@@ -7,11 +7,11 @@ The statements here are those that both databases understand; `?` marks a value 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Table
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, Table
 
 _MARKERS: Final = {"qmark": "?", "format": "%s", "pyformat": "%s"}
 
@@ -48,24 +48,49 @@ class Plain:
         self._cursor.executemany(_marked(statement, self._marker), rows)
 
 
-@contextmanager
-def begun(engine: Engine, begin: Sequence[str]) -> Iterator[Plain]:
-    """A transaction, which commits when the block ends and is rolled back when it raises.
+class Writer:
+    """Write transactions in plain SQL, one after the other.
+
+    A connection to SQLite is kept between them, with the pages it knows: the pool takes as long as
+    the transaction. A server may be gone since, so there the pool is asked, which looks first.
 
     Args:
-        engine: Whose pool the connection is from.
-        begin: The statements that begin a transaction.
+        engine: Of the database.
+        begin: The statements that begin a write transaction.
     """
-    with closing(engine.raw_connection()) as connection:
-        plain = Plain(connection, engine)
-        for statement in begin:
-            plain.run(statement)
+
+    def __init__(self, engine: Engine, begin: Sequence[str]) -> None:
+        self._engine: Final = engine
+        self._begin: Final = begin
+        self._keeps: Final = engine.dialect.name == "sqlite"
+        self._kept: PoolProxiedConnection | None = None
+
+    @contextmanager
+    def begun(self) -> Iterator[Plain]:
+        """A transaction, which commits when the block ends and is rolled back when it raises.
+
+        Of one thread at a time.
+        """
+        connection, self._kept = self._kept or self._engine.raw_connection(), None
         try:
+            plain = Plain(connection, self._engine)
+            for statement in self._begin:
+                plain.run(statement)
             yield plain
+            connection.commit()
         except BaseException:
-            connection.rollback()
+            connection.close()
             raise
-        connection.commit()
+        if self._keeps:
+            self._kept = connection
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Give back what is kept."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
 
 def within(connection: Connection, engine: Engine) -> Plain:
