@@ -55,13 +55,14 @@ from config.settings import Settings
 from node import announcement, commitment, tls
 from node.archive import Archive
 from node.clock import utc_now
-from node.errors import Retry, Stop
+from node.errors import Refuse, Retry, Stop
 from node.intake import Answer, Intake, Offer, Reception, Response, Sender, printable
 from node.ledger import Ledger
 from node.ledger.announcements import Announced
 from node.ledger.proofs import AE_PREFIX
 from node.ledger.receiving import Ending
 from node.listener import Door, listen
+from node.seats import Seats
 from node.streaming import StoreRequest, StoreStatus
 from pipeline.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -113,10 +114,12 @@ class _Guest:
 
     Args:
         sender: Who it is.
+        seat: The number of its place.
         association_id: The ledger's, once an instance came.
     """
 
     sender: Sender
+    seat: int
     association_id: int | None = None
 
 
@@ -162,6 +165,11 @@ class Receiver:
         self._process: Final = process
         self._port: Final = port
         self._lock: Final = threading.Lock()
+        self._seats: Final = Seats(
+            settings.node.data_folder / "locks" / "seats",
+            settings.receive.maximum_associations,
+            settings.receive.maximum_associations_per_peer,
+        )
         # Who has a place; those that are gone stay until the next comes.
         self._guests: dict[Association, _Guest] = {}
         self._server: ThreadedAssociationServer | None = None
@@ -202,7 +210,9 @@ class Receiver:
         address = (self._node.bind_address, self._node.port)
         door = self._door()
         try:
-            self._server = listen(self._entity(), address, handlers, door, self._begin, self._port)
+            self._server = listen(
+                self._entity(), address, handlers, door, self._begin, self._on_end, self._port
+            )
         except OSError as error:
             raise Stop(
                 f"node.port: expected a free port, {address[0]}:{address[1]} is not to be had: "
@@ -246,7 +256,7 @@ class Receiver:
         entity = AE(ae_title=self._node.ae_title)
         entity.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
         entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        # Counted by `_seat`.
+        # Counted by `Seats`.
         entity.maximum_associations = sys.maxsize
         entity.maximum_pdu_size = self._settings.maximum_pdu_bytes
         entity.network_timeout = self._settings.network_timeout_s
@@ -334,20 +344,24 @@ class Receiver:
             return False
 
     def _seat(self, association: Association, sender: Sender) -> str | None:
-        """Give a peer one of the places there are; why it gets none.
+        """Give a peer one of the places of the node; why it gets none.
 
         Connections that have not asked for an association take no place, nor do those that are
         turned away: pynetdicom counts both, and a storm would have it turn away everybody.
         """
+        try:
+            seat = self._seats.take(sender.address)
+        except Refuse as error:
+            return str(error)
         with self._lock:
             self._guests = {one: at for one, at in self._guests.items() if one.is_alive()}
-            if len(self._guests) >= self._settings.maximum_associations:
-                return "too many associations"
-            of_peer = sum(one.sender.address == sender.address for one in self._guests.values())
-            if of_peer >= self._settings.maximum_associations_per_peer:
-                return "too many associations of this peer"
-            self._guests[association] = _Guest(sender)
+            self._guests[association] = _Guest(sender, seat)
         return None
+
+    def _on_end(self, association: Association) -> None:
+        """A connection is over, however it ended."""
+        if (guest := self._guests.get(association)) is not None:
+            self._seats.give_back(guest.seat)
 
     def _reject(
         self, association: Association, sender: Sender, reason: tuple[int, int, int], text: str

@@ -15,7 +15,7 @@ release, abort, ARTIM) is pynetdicom's own, driven from that one thread.
 Nothing here knows the rest of the node.
 """
 
-from node.streaming.association import DataSetSink, OpenSink, StoreStatus, StreamingServer
+from node.streaming.association import DataSetSink, OnEnd, OpenSink, StoreStatus, StreamingServer
 from node.streaming.commands import StoreRequest
 
-__all__ = ["DataSetSink", "OpenSink", "StoreRequest", "StoreStatus", "StreamingServer"]
+__all__ = ["DataSetSink", "OnEnd", "OpenSink", "StoreRequest", "StoreStatus", "StreamingServer"]

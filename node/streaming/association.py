@@ -54,6 +54,10 @@ OpenSink = Callable[[Association, StoreRequest, PresentationContextTuple], DataS
 passed on. It must not raise."""
 
 
+OnEnd = Callable[[Association], None]
+"""Told by the thread of an association that it is over, and so is its connection."""
+
+
 @dataclass
 class Storing:
     """A C-STORE request that pynetdicom does not hear of.
@@ -103,12 +107,14 @@ class StreamingAssociation(Association):
 
     Args:
         ae: The application entity.
-        open_sink: Asked once for each C-STORE request with a data set.
+        open_sink: Asked once for each C-STORE request.
+        on_end: Told when it is over.
     """
 
-    def __init__(self, ae: AE, open_sink: OpenSink) -> None:
+    def __init__(self, ae: AE, open_sink: OpenSink, on_end: OnEnd) -> None:
         super().__init__(ae, MODE_ACCEPTOR)
         self._open_sink: Final = open_sink
+        self._on_end: Final = on_end
         self._provider: Final = StreamingProvider(self)
         self.dul = self._provider
         # Again, now that they set the timers of this provider.
@@ -141,6 +147,7 @@ class StreamingAssociation(Association):
         finally:
             self._drop_what_nobody_takes()
             cast(StreamSocket, self.dul.socket).dispose()
+            self._on_end(self)
 
     def _run_reactor(self) -> None:
         """Serve until the association ends; pynetdicom's loop with a wait in place of its sleep."""
@@ -252,7 +259,7 @@ class _Handler(RequestHandler):
     server: StreamingServer
 
     def _create_association(self) -> StreamingAssociation:
-        association = StreamingAssociation(self.ae, self.server.open_sink)
+        association = StreamingAssociation(self.ae, self.server.open_sink, self.server.on_end)
         association._server = self.server
         # By this name pynetdicom finds the acceptors of a server.
         association.name = f"AcceptorThread@{association.name}"
@@ -278,6 +285,7 @@ class StreamingServer(ThreadedAssociationServer):
 
     Args:
         open_sink: For each C-STORE request.
+        on_end: For each connection.
         port: A listening socket of whoever started this process; None to bind one.
         arguments: Of pynetdicom's server.
     """
@@ -289,10 +297,12 @@ class StreamingServer(ThreadedAssociationServer):
         self,
         *arguments: Any,
         open_sink: OpenSink,
+        on_end: OnEnd,
         port: socket.socket | None = None,
         **options: Any,
     ) -> None:
         self.open_sink: Final = open_sink
+        self.on_end: Final = on_end
         self._port: Final = port
         options["request_handler"] = _Handler
         super().__init__(*arguments, **options)
