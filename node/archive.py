@@ -5,8 +5,8 @@ durable too; a crash leaves either the whole file or a leftover that the next st
 carry the digest of the content, so that two senders of one UID, or two workers on one job, can
 never overwrite each other.
 
-An instance takes these steps one by one (`receive`, `Incoming.write`, `keep`, `make_durable`), so
-that its bytes go to the disk as they arrive, and one sync of a folder serves all who wait for it.
+An instance takes these steps one by one (`receive`, `Incoming.write`, `keep`), so that its bytes go
+to the disk as they arrive.
 
     incoming/    being written
     instances/   XX/SERIES_UID/SOP_INSTANCE_UID-DIGEST.dcm    XX: two digits of the series' hash
@@ -172,11 +172,13 @@ class Archive:
     def keep(self, incoming: Incoming, series_uid: str) -> Archived:
         """Put an instance in its place, byte for byte as it was sent.
 
-        Its content is durable when this returns, its name only after `make_durable`.
+        Both content and name are durable when this returns. Each instance syncs its folder for
+        itself: those that come at one time mostly lie in different ones, and the system lets syncs
+        that run together share their writes.
 
         Raises:
             Refuse: When a UID is none (PS3.5 9.1); nothing is in place.
-            Retry: When the disk did not take it; nothing is in place.
+            Retry: When the disk did not take it.
         """
         series = checked_uid(series_uid)
         shard = hashlib.sha256(series.encode("ascii")).hexdigest()[:2]
@@ -188,18 +190,9 @@ class Archive:
                 self._make_folder(self.folder / folder)
                 self._known.add(folder)
             incoming.settle(f"{self.folder}/{path}")
-        return Archived(path, digest, incoming.size_bytes)
-
-    def make_durable(self, paths: Iterable[str]) -> None:
-        """Make the names of kept instances durable, each folder once.
-
-        Raises:
-            Retry: When the disk did not do it.
-        """
-        with _disk():
-            for folder in {os.path.dirname(path) for path in paths}:
-                _sync_folder(f"{self.folder}/{folder}")
+            _sync_folder(f"{self.folder}/{folder}")
         reach(Point.ARCHIVE_DURABLE)
+        return Archived(path, digest, incoming.size_bytes)
 
     def set_apart(self, path: str) -> str:
         """Move an instance that is on no record to the quarantine, durably; returns its new path.
