@@ -166,7 +166,7 @@ class Receiver:
         self._port: Final = port
         self._lock: Final = threading.Lock()
         self._seats: Final = Seats(
-            settings.node.data_folder / "locks" / "seats",
+            settings.node.data_folder / "seats",
             settings.receive.maximum_associations,
             settings.receive.maximum_associations_per_peer,
         )

@@ -43,7 +43,7 @@ def taker(path: Path, count: int, per_address: int, *addresses: str) -> subproce
 
 
 def test_the_kernel_gives_back_what_a_dead_process_had(tmp_path: Path) -> None:
-    path = tmp_path / "locks" / "seats"
+    path = tmp_path / "data" / "seats"
     other = taker(path, 3, 3, "10.0.0.1", "10.0.0.1")
     seats = Seats(path, 3, 3)
     seats.take("10.0.0.2")
