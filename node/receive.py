@@ -62,6 +62,7 @@ from node.ledger.announcements import Announced
 from node.ledger.proofs import AE_PREFIX
 from node.ledger.receiving import Ending
 from node.listener import Door, listen
+from node.parts import process_name
 from node.seats import Seats
 from node.streaming import StoreRequest, StoreStatus
 from pipeline.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -166,7 +167,7 @@ class Receiver:
         self._port: Final = port
         self._lock: Final = threading.Lock()
         self._seats: Final = Seats(
-            settings.node.data_folder / "seats",
+            settings.node.data_folder / process_name(settings, "seats"),
             settings.receive.maximum_associations,
             settings.receive.maximum_associations_per_peer,
         )
