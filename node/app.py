@@ -306,7 +306,7 @@ def _work(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
     archive.sweep()
     model = load(settings.synthesis)
     worker = Worker(settings, ledger, archive, real_stages(model), utc_now)
-    reconciler = Reconciler(ledger, engine_url(settings), worker.actor)
+    reconciler = Reconciler(ledger, engine_url(settings), settings.delivery.give_up_s, worker.actor)
     fenced = threading.Event()
 
     def on_fenced() -> None:

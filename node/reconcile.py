@@ -7,17 +7,20 @@ itself; without this, such a run would stay `running` for ever.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Final
 
 import structlog
 from dbos import DBOSClient, WorkflowStatus
 
+from node.clock import Clock, utc_now
 from node.engine import (
     APPLICATION,
     adopt_older,
     attempt_number,
     delivery_options,
     delivery_prefix,
+    first_ticket,
     synthesis_id,
 )
 from node.ledger import Ledger
@@ -45,12 +48,18 @@ class Reconciler:
     Args:
         ledger: Every database verb.
         url: Of the engine.
+        give_up_s: How long a delivery that never began is tried from now on.
         actor: Whose name the corrections carry.
+        clock: Tells the present moment.
     """
 
-    def __init__(self, ledger: Ledger, url: str, actor: str) -> None:
+    def __init__(
+        self, ledger: Ledger, url: str, give_up_s: float, actor: str, clock: Clock = utc_now
+    ) -> None:
         self._ledger: Final = ledger
+        self._give_up: Final = timedelta(seconds=give_up_s)
         self._actor: Final = actor
+        self._clock: Final = clock
         self._client: Final = DBOSClient(system_database_url=url, application_name=APPLICATION)
 
     def close(self) -> None:
@@ -104,9 +113,14 @@ class Reconciler:
         found = self._attempts(delivery)
         if _is_live(found) or not self._ledger.deliveries.wants_attempt(delivery):
             return 0
-        # An attempt ends by putting the next one into the queue: the engine lost both.
         last = str(found[-1].status) if found else LOST
-        if last == LEDGER_AWAY:
+        entry = self._ledger.deliveries.get(delivery)
+        if not found and not entry.attempts:
+            # The run made it and ended before its first attempt was in the queue.
+            first = first_ticket(entry, self._clock() + self._give_up)
+            self._client.enqueue(delivery_options(first), first)
+        # An attempt ends by putting the next one into the queue: the engine lost both.
+        elif last == LEDGER_AWAY:
             self._offer_again(delivery, found[-1])
         else:
             self._abandon(delivery, found)

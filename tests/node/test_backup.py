@@ -80,7 +80,7 @@ def finish(node: Node, settings: Settings) -> None:
     prepare_node(settings)
     node.ledger, node.archive = open_parts(settings)
     with node.worker() as worker:
-        reconciler = Reconciler(node.ledger, engine_url(settings), "tests")
+        reconciler = Reconciler(node.ledger, engine_url(settings), 60, "tests")
         dispatcher = Dispatcher(node.ledger.syntheses, engine_url(settings))
         reconciler.run_once()
         dispatcher.run_once()

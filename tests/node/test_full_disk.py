@@ -73,7 +73,7 @@ def working(node: Node, stages: Stages) -> Iterator[tuple[Callable[[], None], Ca
     worker = Worker(node.settings, node.ledger, node.archive, stages, utc_now)
     url = engine_url(node.settings)
     dispatcher = Dispatcher(node.ledger.syntheses, url)
-    reconciler = Reconciler(node.ledger, url, worker.actor)
+    reconciler = Reconciler(node.ledger, url, node.settings.delivery.give_up_s, worker.actor)
     worker.launch()
     waker = worker.waker()
 

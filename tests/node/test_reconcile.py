@@ -5,7 +5,9 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from node.engine import DELIVERY_QUEUE, engine_url
+import pytest
+
+from node.engine import DELIVERY_QUEUE, engine_url, synthesis_id
 from node.reconcile import Reconciler
 from node.states import SynthesisState
 from tests.node.test_workflow import Node, to
@@ -13,7 +15,7 @@ from tests.peers import LOOPBACK, ScriptedPeer, free_port, wait_until
 
 
 def reconcile(node: Node) -> int:
-    reconciler = Reconciler(node.ledger, engine_url(node.settings), "tests")
+    reconciler = Reconciler(node.ledger, engine_url(node.settings), 60, "tests")
     try:
         return reconciler.run_once()
     finally:
@@ -72,6 +74,33 @@ def test_a_lost_delivery_becomes_a_dead_letter(tmp_path: Path) -> None:
     engine(node, f"DELETE FROM workflow_status WHERE queue_name = '{DELIVERY_QUEUE}'")
     assert reconcile(node) == 1
     assert node.state == SynthesisState.FAILED
+
+
+def test_a_delivery_whose_run_ended_before_it_was_in_the_queue_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ScriptedPeer() as pacs:
+        node = Node(tmp_path, [to(pacs)])
+        node.dispatch()
+        with node.worker():
+            with monkeypatch.context() as patch:
+                patch.setattr("node.engine.enqueue_delivery", _unable)
+                wait_until(lambda: ended(node) == "ERROR")
+            assert node.state == SynthesisState.DELIVERING
+            assert reconcile(node) == 1
+            node.wait_for(SynthesisState.COMMITTED)
+            assert reconcile(node) == 0
+    assert attempts(node) == ["delivered"]
+
+
+def _unable(*_: object) -> None:
+    raise OSError("database is locked")
+
+
+def ended(node: Node) -> str:
+    query = "SELECT status FROM workflow_status WHERE workflow_uuid = ?"
+    with sqlite3.connect(node.settings.node.data_folder / "workflows.sqlite") as connection:
+        return str(connection.execute(query, (synthesis_id(node.job_id, 1),)).fetchone()[0])
 
 
 def test_a_run_that_an_absent_ledger_ended_is_queued_again(tmp_path: Path) -> None:
