@@ -17,10 +17,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-_CANONICAL = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-)
-
 GENESIS = "0" * 64
 """The previous hash of the first event."""
 
@@ -109,7 +105,10 @@ def canonical(value: object) -> bytes:
         ValueError: For NaN and infinities, which JSON does not have.
         TypeError: For anything JSON cannot hold.
     """
-    return _CANONICAL.encode(value).encode("ascii")
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+    return text.encode("ascii")
 
 
 def event_hash(

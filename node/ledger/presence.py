@@ -7,14 +7,13 @@ A row of an instance or output never goes; whether its file did is told by the l
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, exists, func, select
 from sqlalchemy.orm import Session
 
 from node.audit import Kind
-from node.ledger.database import Database, NewEvent, check_move
-from node.ledger.plain import Plain, among
+from node.ledger.database import Database, move
 from node.records import (
     InstanceRecord,
     OutputRecord,
@@ -26,6 +25,10 @@ from node.records import (
 from node.states import REMOVAL_MOVES, RemovalState
 
 _GOING: Final = (str(RemovalState.MARKED), str(RemovalState.REMOVED))
+_REMOVAL: Final = cast(Table, RemovalRecord.__table__)
+_GOING_PATHS: Final = select(_REMOVAL.c.path).where(
+    _REMOVAL.c.path.in_(bindparam("paths", expanding=True)), _REMOVAL.c.state.in_(_GOING)
+)
 # SQLite takes 32,766 parameters in a statement.
 _PATHS_AT_A_TIME: Final = 10_000
 
@@ -107,18 +110,19 @@ def removed_of_series(session: Session, series_uid: str) -> dict[str, str]:
     return {path: str(ended_at) for path, ended_at in rows}
 
 
-def going_paths(plain: Plain, paths: Collection[str]) -> frozenset[str]:
+def going_paths(connection: Connection, paths: Collection[str]) -> frozenset[str]:
     """Those of these paths, few, that `claim` has to be asked about."""
-    query = f"SELECT path FROM removal WHERE path IN {among(paths)} AND state IN {among(_GOING)}"
-    return frozenset(path for (path,) in plain.rows(query, [*paths, *_GOING]))
+    return frozenset(connection.scalars(_GOING_PATHS, {"paths": sorted(paths)}))
 
 
-def claim(database: Database, plain: Plain, path: str, actor: str, is_there: bool = False) -> bool:
+def claim(
+    database: Database, session: Session, path: str, actor: str, is_there: bool = False
+) -> bool:
     """Count on a file that was just made durable under a path that retention may have named.
 
     Args:
-        database: Of the transaction.
-        plain: Statements of a write transaction; retention deletes in one too, so never meanwhile.
+        database: Of the session.
+        session: A write transaction; retention deletes in one too, so never meanwhile.
         path: Of the file.
         actor: Who wrote it.
         is_there: It was found in its place after this function said False.
@@ -127,17 +131,19 @@ def claim(database: Database, plain: Plain, path: str, actor: str, is_there: boo
         False when retention deleted the file, and nobody knows whether before or after it was
         written. It does not do so twice, so the caller may look now.
     """
-    query = f"SELECT id, state, subject FROM removal WHERE path = ? AND state IN {among(_GOING)}"
-    rows = plain.rows(f"{query} ORDER BY id", [path, *_GOING])
-    if rows and rows[-1][1] == RemovalState.REMOVED and not is_there:
+    rows = session.scalars(
+        select(RemovalRecord)
+        .where(RemovalRecord.path == path, RemovalRecord.state.in_(_GOING))
+        .order_by(RemovalRecord.id)
+    ).all()
+    if rows and rows[-1].state == RemovalState.REMOVED and not is_there:
         return False
-    for number, word, subject in rows:
-        state = RemovalState(word)
+    for row in rows:
+        state = RemovalState(row.state)
         is_marked = state is RemovalState.MARKED
         target = RemovalState.KEPT if is_marked else RemovalState.RESTORED
-        check_move(REMOVAL_MOVES, state, target, f"removal {number}")
-        plain.run("UPDATE removal SET state = ? WHERE id = ?", [str(target), number])
+        move(session, RemovalRecord, {"id": row.id}, REMOVAL_MOVES, state, target)
         kind = Kind.FILE_KEPT if is_marked else Kind.FILE_RESTORED
         detail = {"path": path, "reason": "the same bytes came again"}
-        database.append_audits(plain, [NewEvent(kind, subject, actor, detail)])
+        database.append_audit(session, kind, row.subject, actor, detail)
     return True

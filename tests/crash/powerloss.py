@@ -52,8 +52,6 @@ class Inode:
         pending: The writes since then, as offset and bytes; a truncation has None for bytes.
         entries: The durable names of a folder.
         changed: What the names have been since the last fsync, in order.
-        written: How many writes there ever were.
-        synced: When the fsync began that made it what it durably is.
     """
 
     content: bytearray = field(default_factory=bytearray)
@@ -61,13 +59,10 @@ class Inode:
     pending: list[tuple[int, bytes | None]] = field(default_factory=list)
     entries: dict[str, Inode] | None = None
     changed: list[tuple[str, Inode | None]] = field(default_factory=list)
-    written: int = 0
-    synced: int = 0
 
     def write(self, offset: int, data: bytes | None) -> None:
         _apply(self.content, offset, data)
         self.pending.append((offset, data))
-        self.written += 1
 
     def now(self) -> dict[str, Inode]:
         """The names of a folder as a program sees them."""
@@ -115,15 +110,13 @@ class Disk:
         self._top = Inode(entries={})
         self._open: dict[int, tuple[Inode, int]] = {}
         # What an fsync that has begun will have made durable.
-        self._syncing: dict[int, tuple[int, Inode, bytes, int, dict[str, Inode]]] = {}
-        self._syncs = 0
+        self._syncing: dict[int, tuple[Inode, bytes, int, dict[str, Inode]]] = {}
         self.revision = 0
 
     def begin(self, call: Call) -> None:
         """A call has begun: an fsync is good for what was written before it."""
         if call.name in ("fsync", "fdatasync") and (inode := self._inode(call.path)):
-            self._syncs += 1
-            state = (self._syncs, inode, bytes(inode.content), inode.written, inode.now())
+            state = (inode, bytes(inode.content), len(inode.pending), inode.now())
             self._syncing[call.thread] = state
 
     def end(self, call: Call) -> None:
@@ -191,14 +184,10 @@ class Disk:
     def _fsync(self, call: Call) -> None:
         if call.thread not in self._syncing:
             return
-        began, inode, content, written, names = self._syncing.pop(call.thread)
-        if began < inode.synced:
-            # One that began later, and is good for more, has ended before.
-            return
-        inode.synced = began
+        inode, content, count, names = self._syncing.pop(call.thread)
         if inode.entries is None:
             inode.durable = content
-            del inode.pending[: len(inode.pending) - (inode.written - written)]
+            del inode.pending[:count]
         else:
             current = inode.now()
             inode.entries = names

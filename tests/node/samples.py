@@ -75,7 +75,9 @@ def store(archive: Archive, series_uid: str, encoding: Encoding, content: bytes)
     incoming = archive.receive(encoding)
     try:
         incoming.write(content)
-        return archive.keep(incoming, series_uid)
+        archived = archive.keep(incoming, series_uid)
+        archive.make_durable([archived.path])
+        return archived
     finally:
         incoming.discard()
 
