@@ -136,7 +136,7 @@ def test_acceptors_share_the_port_and_stand_in_for_each_other(tmp_path: Path) ->
         port = int(dict(one.split("=") for one in ready_line(node).split()[1:])["port"])
         ledger = open_ledger(sqlite_url(tmp_path / "node.sqlite"), utc_now)
         with ExitStack() as stack:
-            senders = [stack.enter_context(associated(port)) for _ in range(6)]
+            senders = [stack.enter_context(associated(port)) for _ in range(9)]
             for number, sender in enumerate(senders):
                 assert store(sender, ct(number))[0] == 0x0000
             with ledger.database.reading() as session:
