@@ -110,13 +110,15 @@ class Reconciler:
         self._ledger.syntheses.retry(entry.job_id, self._actor)
 
     def _check_delivery(self, delivery: int) -> int:
+        # Asked first: an attempt that begins after this has a workflow that is found below.
+        was_tried = self._ledger.deliveries.get(delivery).attempts > 0
         found = self._attempts(delivery)
         if _is_live(found) or not self._ledger.deliveries.wants_attempt(delivery):
             return 0
         last = str(found[-1].status) if found else LOST
-        entry = self._ledger.deliveries.get(delivery)
-        if not found and not entry.attempts:
+        if not found and not was_tried:
             # The run made it and ended before its first attempt was in the queue.
+            entry = self._ledger.deliveries.get(delivery)
             first = first_ticket(entry, self._clock() + self._give_up)
             self._client.enqueue(delivery_options(first), first)
         # An attempt ends by putting the next one into the queue: the engine lost both.
