@@ -97,18 +97,26 @@ def run(ct_folder: Path | None, folder: Path, on_sight: Callable[[Sight], None])
         on_sight: Told what there is to see, several times a second.
 
     Raises:
-        Refuse: When there is no CT in the folder, or `folder` holds what is not ours.
+        Refuse: When there is no CT in the CT's folder, when that is in `folder`, or when `folder`
+            holds what is not ours.
         Stop: When the node does not start.
     """
+    if ct_folder is not None and ct_folder.resolve().is_relative_to(folder.resolve()):
+        raise Refuse(
+            f"expected a CT outside {folder}, which is emptied; copy {ct_folder} elsewhere"
+        )
+    # before anything of an earlier run goes
+    own = None if ct_folder is None else own_ct(ct_folder)
     _empty(folder)
     with ThreadPoolExecutor(1) as pool:
         on_sight(Sight("starting the node"))
-        coming = pool.submit(phantom_ct, folder / "phantom") if ct_folder is None else None
+        # on its way while the node starts
+        coming = pool.submit(lambda: own or phantom_ct(folder / "phantom"))
         with (
             local_destination(folder / "dicom", folder / "pacs.log") as pacs,
             local_node(folder / "node", [as_destination(pacs)]) as node,
         ):
-            ct = _wait(coming, on_sight) if coming else own_ct(ct_folder or folder)
+            ct = _wait(coming, on_sight)
             series = send_ct(ct, node, on_sight)
             journeys = watch(node.ledger, series, on_sight)
             provenance = folder / "provenance.json"

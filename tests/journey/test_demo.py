@@ -76,6 +76,21 @@ def test_the_direct_way_makes_the_same_pixels_whatever_the_order(
     assert first["outputs"] == second["outputs"]
 
 
+def test_a_wrong_folder_costs_no_earlier_result(tmp_path: Path) -> None:
+    result = tmp_path / "result"
+    earlier = result / "dicom" / "1.dcm"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_bytes(b"earlier")
+    for source, reason in (
+        (tmp_path / "nothing", "expected a folder of DICOM files"),
+        (result / "dicom", "which is emptied"),
+    ):
+        done = pseudomri("demo", source, "--out", result)
+        assert done.returncode == 2
+        assert reason in done.stderr
+    assert earlier.read_bytes() == b"earlier"
+
+
 def test_demo_of_what_is_no_neck_is_declined(tmp_path: Path) -> None:
     """Three slices: too few for anything."""
     from pipeline.phantom import patient
