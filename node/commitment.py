@@ -86,17 +86,12 @@ def request(
         Unreachable: When it cannot be asked now.
         Rejected: When it has no storage commitment or refuses the request for good.
     """
-    answered = threading.Event()
-
-    def note(event: evt.Event) -> None:
-        # Not before: a release would overtake our answer, and the report would seem lost.
-        if isinstance(event.message, N_EVENT_REPORT_RSP):
-            answered.set()
-
+    answer = _Answer(on_report)
     contexts = [(SOP_CLASS, ImplicitVRLittleEndian)]
     handlers = [
-        (evt.EVT_N_EVENT_REPORT, lambda event: respond(event, on_report)),
-        (evt.EVT_DIMSE_SENT, note),
+        (evt.EVT_N_EVENT_REPORT, answer.report),
+        (evt.EVT_DIMSE_SENT, answer.message),
+        (evt.EVT_PDU_SENT, answer.pdu),
     ]
     assoc = associate(contexts, destination, calling_ae, timeout_s, handlers)
     try:
@@ -107,10 +102,40 @@ def request(
             _INSTANCE,
         )
         _check(status, destination)
-        answered.wait(stay_s)
+        answer.wait(stay_s, timeout_s)
     finally:
         if assoc.is_established:
             assoc.release()
+
+
+class _Answer:
+    """Our answer to a report on the association that we opened, and when it is on its way.
+
+    A release before that would overtake the answer (pynetdicom tells of a message before it is
+    in the queue to the peer): the association would break and the report seem lost.
+    """
+
+    def __init__(self, on_report: OnReport):
+        self._on_report = on_report
+        self._came, self._made, self._sent = (threading.Event() for _ in range(3))
+
+    def report(self, event: evt.Event) -> tuple[int, Dataset | None]:
+        self._came.set()
+        return respond(event, self._on_report)
+
+    def message(self, event: evt.Event) -> None:
+        if isinstance(event.message, N_EVENT_REPORT_RSP):
+            self._made.set()
+
+    def pdu(self, event: evt.Event) -> None:
+        # It fits into one PDU, and nothing else is sent meanwhile.
+        if self._made.is_set():
+            self._sent.set()
+
+    def wait(self, stay_s: float, timeout_s: float) -> None:
+        """Until the answer is sent; without a report, as long as we stay."""
+        if not self._sent.wait(stay_s) and self._came.is_set():
+            self._sent.wait(timeout_s)
 
 
 def respond(event: evt.Event, on_report: OnReport) -> tuple[int, Dataset | None]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from dbos import DBOSClient
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, SecondaryCaptureImageStorage
 from pynetdicom import AE, build_role, evt
+from pynetdicom.dul import DULServiceProvider
 
 from config.settings import DeliverySettings, load
 from node import commitment, engine
@@ -52,9 +54,13 @@ class Archive:
         self.fails, self.port, self.is_mute = fails, port, is_mute
         self.asked: list[str] = []
         self.statuses: list[int] = []
+        self.answered = threading.Event()
         self.peer = ScriptedPeer(
             contexts=[SecondaryCaptureImageStorage, commitment.SOP_CLASS],
-            handlers=[(evt.EVT_N_ACTION, self._action)],
+            handlers=[
+                (evt.EVT_N_ACTION, self._action),
+                (evt.EVT_PDU_SENT, lambda event: self.answered.set()),
+            ],
         )
 
     def _action(self, event: evt.Event) -> tuple[int, None]:
@@ -62,6 +68,7 @@ class Archive:
         uids = [str(item.ReferencedSOPInstanceUID) for item in wanted.ReferencedSOPSequence]
         self.asked.append(str(wanted.TransactionUID))
         failed = self.fails(uids, len(self.asked))
+        self.answered.clear()
         if failed is not None:
             told = [uid for uid in uids if uid not in failed] if self.is_mute else uids
             ds = report(str(wanted.TransactionUID), told, [] if self.is_mute else failed)
@@ -72,6 +79,8 @@ class Archive:
         if self.port is not None:
             self.statuses.append(send_report(self.port, ds))
         else:
+            # The response to the request is on its way: the next message is the report.
+            assert self.answered.wait(30)
             self.statuses.append(report_on(assoc, ds))
 
 
@@ -178,6 +187,34 @@ def test_a_synthesis_is_committed_when_its_destination_commits(
     told = ["synthesis.delivered", "commitment.requested", "commitment.committed"]
     assert kinds[-4:] == [*told, "synthesis.committed"]
     node.check_audit()
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_our_answer_to_a_report_goes_before_the_release(
+    monkeypatch: pytest.MonkeyPatch, is_late: bool
+) -> None:
+    """However long pynetdicom takes to send it, and though our stay may end meanwhile."""
+    send_pdu, me = DULServiceProvider.send_pdu, threading.get_ident()
+
+    def slow(provider: DULServiceProvider, primitive: Any) -> None:
+        if provider.assoc.is_requestor and threading.get_ident() != me:
+            sleep(0.3)
+        send_pdu(provider, primitive)
+
+    monkeypatch.setattr(DULServiceProvider, "send_pdu", slow)
+    archive, heard = Archive(lambda uids, times: []), []
+
+    def note(one: commitment.Report, sender: str) -> None:
+        sleep(0.2 if is_late else 0)
+        heard.append(one.committed)
+
+    with archive.peer:
+        peer = Destination("pacs", "PEER", LOOPBACK, archive.peer.port)
+        stay_s = 0.1 if is_late else 5.0
+        commitment.request(["1.2.3"], peer, "PSEUDOMRI", "2.25.1", 10.0, stay_s, note)
+        wait_until(lambda: archive.statuses, 20, "an answer to the report")
+    assert archive.statuses == [0x0000]
+    assert heard == [{"1.2.3"}]
 
 
 def test_without_a_report_nothing_is_committed(tmp_path: Path) -> None:
