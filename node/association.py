@@ -7,6 +7,7 @@ meant.
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -80,7 +81,7 @@ def associate(
             destination.host,
             destination.port,
             ae_title=destination.ae_title,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _switch_off_nagle), *handlers],
+            evt_handlers=[(evt.EVT_CONN_OPEN, _prepare), *handlers],
             ext_neg=list(roles),
             # Without a name pynetdicom passes None on, which is what ssl wants then.
             tls_args=None if context is None else (context, cast(str, destination.tls_name)),
@@ -100,6 +101,44 @@ def _tls_context(settings: TlsSettings, destination: Destination) -> tls.ClientC
 def named(destination: Destination) -> str:
     """The peer as a message names it."""
     return f"{destination.ae_title} at {destination.host}:{destination.port}"
+
+
+class _Checkpoint(threading.Event):
+    """Where the reactor of an association pauses, so that whoever sends gets the answer itself.
+
+    pynetdicom 3.0's reactor says that it is paused, waits at an event and says that it goes on. A
+    sender that comes between the last two takes it for paused; then reactor and sender both read
+    what the peer answers, and where the reactor is first the answer is lost and the sender waits
+    in vain. Here the reactor goes on under the lock under which a sender stops it.
+    """
+
+    def __init__(self, assoc: Association):
+        super().__init__()
+        self._assoc, self._lock, self._is_open = assoc, threading.Condition(), True
+
+    def set(self) -> None:
+        with self._lock:
+            self._is_open = True
+            self._lock.notify_all()
+
+    def clear(self) -> None:
+        with self._lock:
+            self._is_open = False
+
+    def is_set(self) -> bool:
+        return self._is_open
+
+    def wait(self, timeout: float | None = None) -> bool:
+        with self._lock:
+            if self._lock.wait_for(lambda: self._is_open, timeout):
+                self._assoc._is_paused = False
+            return self._is_open
+
+
+def _prepare(event: evt.Event) -> None:
+    """Before the first message."""
+    event.assoc._reactor_checkpoint = _Checkpoint(event.assoc)
+    _switch_off_nagle(event)
 
 
 def _switch_off_nagle(event: evt.Event) -> None:

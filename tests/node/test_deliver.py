@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +20,8 @@ from pydicom.uid import (
     JPEGLSLossless,
     SecondaryCaptureImageStorage,
 )
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
 
 from config.settings import DeliverySettings, load
 from node.association import Rejected, Unreachable
@@ -183,3 +188,27 @@ def test_the_sender_gets_a_copy_when_wanted() -> None:
 
 def test_the_instance_written_here_is_readable(tmp_path: Path) -> None:
     assert dcmread(write_instance(tmp_path, 0)).SOPInstanceUID == "2.25.1"
+
+
+def test_no_answer_is_lost_to_a_reactor_that_goes_on_late(
+    instances: list[OutgoingInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system holds its thread between being let go on and saying so, and then the sender's."""
+    me, states = threading.get_ident(), {}
+    get_msg = DIMSEServiceProvider.get_msg
+
+    def hold_reactor(assoc: Association, is_paused: bool) -> None:
+        if not is_paused and assoc.is_requestor and threading.get_ident() != me:
+            time.sleep(0.02)
+        states[assoc] = is_paused
+
+    def hold_sender(provider: DIMSEServiceProvider, block: bool = False) -> Any:
+        time.sleep(0.04 if block else 0)
+        return get_msg(provider, block)
+
+    is_paused = property(lambda assoc: states.get(assoc, False), hold_reactor)
+    monkeypatch.setattr(Association, "_is_paused", is_paused, raising=False)
+    monkeypatch.setattr(DIMSEServiceProvider, "get_msg", hold_sender)
+    with ScriptedPeer() as peer:
+        answers = list(send(instances * 5, at(peer), "PSEUDOMRI", timeout_s=3))
+    assert [answer.status for answer in answers] == [0x0000] * 15
