@@ -15,6 +15,7 @@ import pynetdicom._config as pynetdicom_config
 from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from config.settings import CalledPeer, TlsSettings
 from node import tls
@@ -90,8 +91,20 @@ def associate(
         # pynetdicom resolves the name before its own error handling begins.
         raise Unreachable(f"{named(destination)}: the host name does not resolve") from error
     if not assoc.is_established:
+        hear_rejection(assoc)
         raise _why_not(assoc, destination, None if context is None else context.trouble)
     return assoc
+
+
+def hear_rejection(assoc: Association) -> None:
+    """Take up the answer of a peer that rejected us at once.
+
+    pynetdicom looks whether it is connected when it has sent the request; a rejection that came
+    before has closed the connection by then, and is left unread as if nobody listened.
+    """
+    while (heard := assoc.dul.receive_pdu()) is not None:
+        if isinstance(heard, A_ASSOCIATE) and heard.result:
+            assoc.acceptor.primitive, assoc.is_rejected = heard, True
 
 
 def _tls_context(settings: TlsSettings, destination: Destination) -> tls.ClientContext:

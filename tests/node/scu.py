@@ -16,6 +16,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
+from node.association import hear_rejection
 from tests.node.samples import encode
 from tests.peers import ENVIRONMENT
 
@@ -37,6 +38,8 @@ def associated(
     for sop_class in classes:
         ae.add_requested_context(sop_class, list(syntaxes))
     association = ae.associate(HOST, port, ae_title=called_ae)
+    if not association.is_established:
+        hear_rejection(association)
     try:
         yield association
     finally:

@@ -20,11 +20,12 @@ from pydicom.uid import (
     JPEGLSLossless,
     SecondaryCaptureImageStorage,
 )
+from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 
 from config.settings import DeliverySettings, load
-from node.association import Rejected, Unreachable
+from node.association import Rejected, Unreachable, associate
 from node.deliver import OutgoingInstance, read_header, resolve, send
 from node.errors import Refuse
 from node.ledger.entries import Destination
@@ -188,6 +189,16 @@ def test_the_sender_gets_a_copy_when_wanted() -> None:
 
 def test_the_instance_written_here_is_readable(tmp_path: Path) -> None:
     assert dcmread(write_instance(tmp_path, 0)).SOPInstanceUID == "2.25.1"
+
+
+def test_a_rejection_is_heard_though_the_connection_is_closed_by_then() -> None:
+    late = [(evt.EVT_REQUESTED, lambda event: time.sleep(0.5))]
+    contexts = [(SecondaryCaptureImageStorage, ImplicitVRLittleEndian)]
+    with (
+        ScriptedPeer(require_called=True) as peer,
+        pytest.raises(Rejected, match="Called AE title not recognised"),
+    ):
+        associate(contexts, at(peer, "WRONG"), "PSEUDOMRI", 5.0, late)
 
 
 def test_no_answer_is_lost_to_a_reactor_that_goes_on_late(
