@@ -82,13 +82,16 @@ class TlsSettings(_Section):
         return None not in (self.certificate_file, self.key_file, self.ca_file)
 
 
+MOST_ACCEPTORS = 64
+
+
 class ReceiveSettings(_Section):
     """The Storage SCP."""
 
     allow_any_peer: bool
     peers: tuple[Peer, ...]
     tls: bool
-    processes: Annotated[int, Field(ge=1, le=64)]
+    processes: Annotated[int, Field(ge=1, le=MOST_ACCEPTORS)]
     maximum_associations: Annotated[int, Field(ge=1)]
     maximum_associations_per_peer: Annotated[int, Field(ge=1)]
     maximum_dataset_bytes: Annotated[int, Field(ge=1)]

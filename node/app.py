@@ -19,7 +19,7 @@ from typing import Final
 
 import structlog
 
-from config.settings import Settings
+from config.settings import MOST_ACCEPTORS, Settings
 from node import faults, logs, tls
 from node.archive import Archive
 from node.audit import Kind
@@ -31,7 +31,7 @@ from node.errors import Fenced, Retry, Stop
 from node.ledger import Ledger, migrate
 from node.ledger.entries import NewSynthesis
 from node.ledger.series import HeldSeries
-from node.lock import hold
+from node.lock import hold, names
 from node.model_folder import ModelIdentity, model_identity
 from node.parts import ledger_url, open_parts, process_name
 from node.reader import HeaderReader
@@ -222,6 +222,8 @@ def _receive(settings: Settings, place: Place, turns: Turns, on_ready: OnReady) 
     name = process_name(settings, place.name)
     ledger, archive = open_parts(settings, name)
     receiver = Receiver(settings, ledger, archive, name, place.port)
+    if place.number == 0:
+        _tidy_up_after_former_acceptors(settings, ledger)
     receiver.start()
     # What is loaded stays: to look through it for garbage took a fifth of each instance's time.
     gc.collect()
@@ -235,6 +237,24 @@ def _receive(settings: Settings, place: Place, turns: Turns, on_ready: OnReady) 
     finally:
         receiver.stop(RECEIVE_GRACE_S)
         ledger.close()
+
+
+def _tidy_up_after_former_acceptors(settings: Settings, ledger: Ledger) -> None:
+    """What acceptors left behind that have no next life, since `receive.processes` was lowered."""
+    folder = settings.node.data_folder.absolute()
+    former = {
+        process_name(settings, Place(Role.RECEIVE, number).name)
+        for number in range(settings.receive.processes, MOST_ACCEPTORS)
+    }
+    for name in former.intersection(names(folder)):
+        try:
+            with hold(folder, name):
+                swept = Archive(folder / "archive", name).sweep()
+                orphans = ledger.receiving.close_orphans(name)
+        except Stop:
+            # It still ends; whoever starts next tidies up.
+            continue
+        log.info("former acceptor", of=name, swept_files=swept, orphans=orphans)
 
 
 def _look_after_series(settings: Settings, ledger: Ledger, archive: Archive, turns: Turns) -> None:

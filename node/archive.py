@@ -5,8 +5,8 @@ durable too; a crash leaves either the whole file or a leftover that the next st
 carry the digest of the content, so that two senders of one UID, or two workers on one job, can
 never overwrite each other.
 
-An instance takes these steps one by one (`receive`, `Incoming.write`, `keep`, `make_durable`), so
-that its bytes go to the disk as they arrive, and one sync of a folder serves all who wait for it.
+An instance takes these steps one by one (`receive`, `Incoming.write`, `keep`), so that its bytes go
+to the disk as they arrive.
 
     incoming/    being written
     instances/   XX/SERIES_UID/SOP_INSTANCE_UID-DIGEST.dcm    XX: two digits of the series' hash
@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import itertools
 import os
 import re
-import shutil
 import struct
 import threading
 from collections.abc import Iterable, Iterator
@@ -43,6 +43,8 @@ _PREAMBLE: Final = bytes(128) + b"DICM"
 _DIGEST_IN_NAME: Final = 16
 # Peers with small PDUs (16 KiB is common) would otherwise cost a system call for each.
 _GATHERED_BYTES: Final = 64 * 1024
+# Of a data set that is kept at hand while it arrives: it tells who the instance is.
+HEAD_BYTES: Final = 16 * 1024
 
 Buffer = bytes | memoryview
 
@@ -74,20 +76,22 @@ class Incoming:
     """An instance on its way in: a file under `incoming/` that grows.
 
     Made by `Archive.receive`. Whoever has it calls `discard` in the end, which removes what was not
-    kept.
+    kept. `head` is the beginning of the data set, `HEAD_BYTES` at most.
     """
 
-    def __init__(self, path: Path, encoding: Encoding) -> None:
+    def __init__(self, path: str, encoding: Encoding) -> None:
         self.encoding: Final = encoding
         self.size_bytes = 0
+        # Plain text: this comes by the hundreds a second, and paths as objects took a twentieth.
         self._path: Final = path
         self._hash: Final = hashlib.sha256()
         meta = _PREAMBLE + _file_meta(encoding)
         self._start: Final = len(meta)
         # Small fragments are gathered; those larger than the buffer pass it by.
-        self._stream: Final = path.open("w+b", buffering=_GATHERED_BYTES)
+        self._stream: Final = io.BufferedWriter(io.FileIO(path, "wb"), _GATHERED_BYTES)
         self._stream.write(meta)
         self._is_in_place = False
+        self.head = b""
 
     @property
     def digest(self) -> str:
@@ -102,19 +106,28 @@ class Incoming:
         """
         self._stream.write(fragment)
         self._hash.update(fragment)
+        if self.size_bytes < HEAD_BYTES:
+            self.head += bytes(fragment[: HEAD_BYTES - self.size_bytes])
         self.size_bytes += len(fragment)
 
-    def data_set(self) -> BinaryIO:
-        """What came so far, to be read from its beginning; not to be closed."""
-        self._stream.seek(self._start)
-        return self._stream
+    def open(self) -> BinaryIO:
+        """What came so far, opened at its beginning; the caller closes it.
+
+        Raises:
+            OSError: When the disk does not take or give it.
+        """
+        self._stream.flush()
+        stream = io.BufferedReader(io.FileIO(self._path))
+        stream.seek(self._start)
+        return stream
 
     def discard(self) -> None:
         """Close the file, and remove it unless it was kept; harmless when done before."""
         with contextlib.suppress(OSError):  # a full disk refuses the last buffer once more
             self._stream.close()
         if not self._is_in_place:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
 
     def settle(self, target: str) -> None:
         """Make the content durable and give it its name; the name is not durable yet."""
@@ -159,16 +172,17 @@ class Archive:
     def keep(self, incoming: Incoming, series_uid: str) -> Archived:
         """Put an instance in its place, byte for byte as it was sent.
 
-        Its content is durable when this returns, its name only after `make_durable`.
+        Both content and name are durable when this returns. Each instance syncs its folder for
+        itself: those that come at one time mostly lie in different ones, and the system lets syncs
+        that run together share their writes.
 
         Raises:
             Refuse: When a UID is none (PS3.5 9.1); nothing is in place.
-            Retry: When the disk did not take it; nothing is in place.
+            Retry: When the disk did not take it.
         """
         series = checked_uid(series_uid)
         shard = hashlib.sha256(series.encode("ascii")).hexdigest()[:2]
         uid, digest = incoming.encoding.sop_instance_uid, incoming.digest
-        # Plain text: this comes by the hundreds a second, and paths as objects took a twentieth.
         folder = f"instances/{shard}/{series}"
         path = f"{folder}/{uid}-{digest[:_DIGEST_IN_NAME]}.dcm"
         with _disk():
@@ -176,18 +190,9 @@ class Archive:
                 self._make_folder(self.folder / folder)
                 self._known.add(folder)
             incoming.settle(f"{self.folder}/{path}")
-        return Archived(path, digest, incoming.size_bytes)
-
-    def make_durable(self, paths: Iterable[str]) -> None:
-        """Make the names of kept instances durable, each folder once.
-
-        Raises:
-            Retry: When the disk did not do it.
-        """
-        with _disk():
-            for folder in {os.path.dirname(path) for path in paths}:
-                _sync_folder(f"{self.folder}/{folder}")
+            _sync_folder(f"{self.folder}/{folder}")
         reach(Point.ARCHIVE_DURABLE)
+        return Archived(path, digest, incoming.size_bytes)
 
     def set_apart(self, path: str) -> str:
         """Move an instance that is on no record to the quarantine, durably; returns its new path.
@@ -290,7 +295,8 @@ class Archive:
 
     def free_bytes(self) -> int:
         """What the file system of the archive still takes."""
-        return shutil.disk_usage(self.folder).free
+        system = os.statvfs(self.folder)
+        return system.f_bavail * system.f_frsize
 
     def sweep(self) -> int:
         """Remove what an earlier life of this owner left half-written; returns how many files."""
@@ -301,7 +307,7 @@ class Archive:
 
     def _write(self, path: Path, content: bytes) -> None:
         """Write, make durable, rename, make the rename durable."""
-        temporary, target = self._temporary(), self.folder / path
+        temporary, target = Path(self._temporary()), self.folder / path
         with _disk():
             try:
                 with temporary.open("wb") as stream:
@@ -319,10 +325,10 @@ class Archive:
                 temporary.unlink(missing_ok=True)
                 raise
 
-    def _temporary(self) -> Path:
-        """A name that no other file has, by which `sweep` knows its owner."""
+    def _temporary(self) -> str:
+        """A path that no other file has, by whose name `sweep` knows its owner."""
         name = f"{self._owner}.{os.getpid()}.{next(self._serial)}.tmp"
-        return self.folder / "incoming" / name
+        return f"{self.folder}/incoming/{name}"
 
     def _make_folder(self, folder: Path) -> None:
         """Make a folder and all above it, durably.

@@ -17,6 +17,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+)
+
 GENESIS = "0" * 64
 """The previous hash of the first event."""
 
@@ -105,10 +109,7 @@ def canonical(value: object) -> bytes:
         ValueError: For NaN and infinities, which JSON does not have.
         TypeError: For anything JSON cannot hold.
     """
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    )
-    return text.encode("ascii")
+    return _CANONICAL.encode(value).encode("ascii")
 
 
 def event_hash(

@@ -8,6 +8,7 @@ what it refuses is refused, with its reasons.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
@@ -19,7 +20,6 @@ from node.errors import Refuse
 from node.header import read_header
 from node.summary import modality_of
 
-_HEAD_BYTES: Final = 16 * 1024
 _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080016, 0x00080018, 0x00080060
 _STUDY, _SERIES = 0x0020000D, 0x0020000E
 _WANTED: Final = frozenset({_SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES})
@@ -45,22 +45,23 @@ class Identity:
     modality: str
 
 
-def identify(stream: BinaryIO, transfer_syntax_uid: str) -> Identity:
+def identify(head: bytes, reopen: Callable[[], BinaryIO], transfer_syntax_uid: str) -> Identity:
     """Who the data set is.
 
     Args:
-        stream: At its beginning, as for `node.header.read_header`.
+        head: Its beginning, `node.archive.HEAD_BYTES` or all of it.
+        reopen: Opens the whole of it, as for `node.header.read_header`.
         transfer_syntax_uid: Of the presentation context.
 
     Raises:
         Unreadable, Unidentified: As `node.header.read_header`.
+        OSError: As `reopen`.
     """
-    start = stream.tell()
-    found = _look_up(stream.read(_HEAD_BYTES), UID(transfer_syntax_uid))
+    found = _look_up(head, UID(transfer_syntax_uid))
     if found is not None:
         return found
-    stream.seek(start)
-    header = read_header(stream, transfer_syntax_uid)
+    with reopen() as stream:
+        header = read_header(stream, transfer_syntax_uid)
     return Identity(
         header.sop_class_uid,
         header.sop_instance_uid,

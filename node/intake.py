@@ -6,7 +6,7 @@ it and passes on the answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
@@ -27,7 +27,6 @@ from node.ledger.receiving import (
     Conflict,
     ConflictReason,
     Duplicate,
-    Outcome,
     Received,
     Removed,
 )
@@ -243,7 +242,7 @@ class Intake:
         self._archive: Final = archive
         # Bound once: to look up a logger for what is not logged took a twentieth of an instance.
         self._log: Final = log.bind()
-        self._together: Final = Together(self._record, common=Retry)
+        self._together: Final = Together(self._receiving.record_instances, common=Retry)
 
     def begin(self, offer: Offer) -> Reception:
         """Begin to take an instance, before any of its data set is there; never raises."""
@@ -281,7 +280,7 @@ class Intake:
         if reception.refusal is not None or incoming is None:
             return reception.refusal or Response(Answer.PROCESSING_FAILURE)
         try:
-            identity = identify(incoming.data_set(), offer.transfer_syntax_uid)
+            identity = identify(incoming.head, incoming.open, offer.transfer_syntax_uid)
         except Unreadable as error:
             return Response(Answer.UNREADABLE, str(error))
         except Unidentified as error:
@@ -326,11 +325,6 @@ class Intake:
             is_duplicate=isinstance(outcome, Duplicate),
         )
         return Response(Answer.STORED)
-
-    def _record(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
-        """Instances whose content is durable: first their names become so, then their rows."""
-        self._archive.make_durable(one.received.path for one in arrivals)
-        return self._receiving.record_instances(arrivals)
 
     def _quarantine(
         self, received: Received, conflict: Conflict, association_id: int, sender: Sender

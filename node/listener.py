@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from node import tls
-from node.streaming import OpenSink, StreamingServer
+from node.streaming import OnEnd, OpenSink, StreamingServer
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ def listen(
     handlers: list[Any],
     door: Door,
     open_sink: OpenSink,
+    on_end: OnEnd,
     port: socket.socket | None = None,
 ) -> Listener:
     """Serve `entity` at `address` in the background, as pynetdicom's own `start_server` does.
@@ -97,6 +98,7 @@ def listen(
         handlers: Of pynetdicom's events.
         door: How connections are let in.
         open_sink: Asked for each C-STORE request where its data set goes.
+        on_end: Told of each connection that is over.
         port: A listening socket that is shared with other processes.
 
     Raises:
@@ -110,6 +112,7 @@ def listen(
             server_class=Listener,
             door=door,
             open_sink=open_sink,
+            on_end=on_end,
             port=port,
         ),
     )

@@ -64,6 +64,13 @@ def alone(data_folder: Path, name: str) -> Iterator[None]:
         yield
 
 
+def names(data_folder: Path) -> list[str]:
+    """Of all locks that anybody ever held here."""
+    return sorted(
+        path.name.removesuffix(_SUFFIX) for path in (data_folder / _FOLDER).glob(f"*{_SUFFIX}")
+    )
+
+
 def beats(data_folder: Path) -> dict[str, float]:
     """When each holder that has not ended in order last beat: lock name to POSIX time."""
     found = {}

@@ -14,6 +14,9 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final, cast
 
@@ -44,23 +47,24 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_ASSOCIATE
-from pynetdicom.presentation import PresentationContext
+from pynetdicom.presentation import PresentationContextTuple
 from pynetdicom.transport import ThreadedAssociationServer
 
 from config.settings import Settings
 from node import announcement, commitment, tls
 from node.archive import Archive
 from node.clock import utc_now
-from node.errors import Retry, Stop
+from node.errors import Refuse, Retry, Stop
 from node.intake import Answer, Intake, Offer, Reception, Response, Sender, printable
 from node.ledger import Ledger
 from node.ledger.announcements import Announced
 from node.ledger.proofs import AE_PREFIX
 from node.ledger.receiving import Ending
 from node.listener import Door, listen
-from node.streaming import StreamedDataSet
+from node.parts import process_name
+from node.seats import Seats
+from node.streaming import StoreRequest, StoreStatus
 from pipeline.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 log = structlog.get_logger(__name__)
@@ -105,6 +109,30 @@ _LOCAL_LIMIT_EXCEEDED: Final = (0x02, 0x03, 0x02)
 _CONNECTIONS_PER_ASSOCIATION: Final = 10
 
 
+@dataclass
+class _Guest:
+    """A peer that has a place.
+
+    Args:
+        sender: Who it is.
+        seat: The number of its place.
+        association_id: The ledger's, once an instance came.
+    """
+
+    sender: Sender
+    seat: int
+    association_id: int | None = None
+
+
+class _Sink:
+    """An instance on its way in, as `node.streaming` sees it."""
+
+    def __init__(self, reception: Reception, take: Callable[[Reception], StoreStatus]) -> None:
+        self.write: Final = reception.write
+        self.complete: Final = partial(take, reception)
+        self.close: Final = reception.close
+
+
 class Receiver:
     """One listening Storage SCP.
 
@@ -138,9 +166,13 @@ class Receiver:
         self._process: Final = process
         self._port: Final = port
         self._lock: Final = threading.Lock()
-        self._association_ids: Final[dict[Association, int]] = {}
-        # Who has a place, with the address it came from; those that are gone stay until the next.
-        self._seated: list[tuple[Association, str]] = []
+        self._seats: Final = Seats(
+            settings.node.data_folder / process_name(settings, "seats"),
+            settings.receive.maximum_associations,
+            settings.receive.maximum_associations_per_peer,
+        )
+        # Who has a place; those that are gone stay until the next comes.
+        self._guests: dict[Association, _Guest] = {}
         self._server: ThreadedAssociationServer | None = None
 
     @property
@@ -171,7 +203,6 @@ class Receiver:
         orphans = self._receiving.close_orphans(self._process)
         handlers: list[Any] = [
             (evt.EVT_REQUESTED, self._on_requested),
-            (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_N_EVENT_REPORT, lambda event: commitment.respond(event, self._on_report)),
             (evt.EVT_N_CREATE, lambda event: announcement.respond(event, self._on_announced)),
             (evt.EVT_RELEASED, self._on_released),
@@ -180,7 +211,9 @@ class Receiver:
         address = (self._node.bind_address, self._node.port)
         door = self._door()
         try:
-            self._server = listen(self._entity(), address, handlers, door, self._begin, self._port)
+            self._server = listen(
+                self._entity(), address, handlers, door, self._begin, self._on_end, self._port
+            )
         except OSError as error:
             raise Stop(
                 f"node.port: expected a free port, {address[0]}:{address[1]} is not to be had: "
@@ -224,7 +257,7 @@ class Receiver:
         entity = AE(ae_title=self._node.ae_title)
         entity.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
         entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        # Counted by `_seat`.
+        # Counted by `Seats`.
         entity.maximum_associations = sys.maxsize
         entity.maximum_pdu_size = self._settings.maximum_pdu_bytes
         entity.network_timeout = self._settings.network_timeout_s
@@ -257,28 +290,28 @@ class Receiver:
         self._close(event.assoc, Ending.TIMED_OUT if is_silent else Ending.ABORTED)
 
     def _begin(
-        self, association: Association, command: Dataset, context: PresentationContext
-    ) -> Reception:
+        self, association: Association, request: StoreRequest, context: PresentationContextTuple
+    ) -> _Sink:
         """Where the data set of a C-STORE request goes."""
-        abstract, (transfer, *_) = context.abstract_syntax, context.transfer_syntax
-        return self._intake.begin(_offer(command, str(abstract), str(transfer), association))
+        guest = self._guests[association]
+        offer = Offer(
+            request.sop_class_uid,
+            request.sop_instance_uid,
+            context.abstract_syntax,
+            context.transfer_syntax,
+            guest.sender,
+        )
+        return _Sink(self._intake.begin(offer), partial(self._take, guest))
 
-    def _on_store(self, event: evt.Event) -> Dataset | int:
+    def _take(self, guest: _Guest, reception: Reception) -> StoreStatus:
         """Answer a C-STORE request whose data set is complete; never raises."""
-        request = cast(C_STORE, event.request)
-        if isinstance(request.DataSet, StreamedDataSet):
-            reception = cast(Reception, request.DataSet.sink)
-        else:  # a request without a data set
-            _, abstract, transfer = event.context
-            reception = self._intake.begin(_offer(request, abstract, transfer, event.assoc))
-        sender = reception.offer.sender
         try:
-            association_id = self._association_id(event.assoc, sender)
+            association_id = self._association_id(guest)
             response = self._intake.take(reception, association_id)
         except Retry as error:
             log.error("association is not on record", reason=str(error))
             response = Response(Answer.OUT_OF_RESOURCES, str(error))
-        return status_of(response)
+        return StoreStatus(response.answer.value.code, response.comment)
 
     def _on_report(self, report: commitment.Report, ae_title: str) -> None:
         """A destination tells whether it takes responsibility for what we sent it."""
@@ -312,20 +345,24 @@ class Receiver:
             return False
 
     def _seat(self, association: Association, sender: Sender) -> str | None:
-        """Give a peer one of the places there are; why it gets none.
+        """Give a peer one of the places of the node; why it gets none.
 
         Connections that have not asked for an association take no place, nor do those that are
         turned away: pynetdicom counts both, and a storm would have it turn away everybody.
         """
+        try:
+            seat = self._seats.take(sender.address)
+        except Refuse as error:
+            return str(error)
         with self._lock:
-            self._seated = [(one, at) for one, at in self._seated if one.is_alive()]
-            if len(self._seated) >= self._settings.maximum_associations:
-                return "too many associations"
-            of_peer = sum(address == sender.address for _, address in self._seated)
-            if of_peer >= self._settings.maximum_associations_per_peer:
-                return "too many associations of this peer"
-            self._seated.append((association, sender.address))
+            self._guests = {one: at for one, at in self._guests.items() if one.is_alive()}
+            self._guests[association] = _Guest(sender, seat)
         return None
+
+    def _on_end(self, association: Association) -> None:
+        """A connection is over, however it ended."""
+        if (guest := self._guests.get(association)) is not None:
+            self._seats.give_back(guest.seat)
 
     def _reject(
         self, association: Association, sender: Sender, reason: tuple[int, int, int], text: str
@@ -350,44 +387,28 @@ class Receiver:
         except Retry as error:
             log.error("refusal is not on record", reason=str(error))
 
-    def _association_id(self, association: Association, sender: Sender) -> int:
+    def _association_id(self, guest: _Guest) -> int:
         """The ledger's id of an association, which goes on record with its first instance: one
         that only verifies leaves no row, however often a monitor asks."""
-        with self._lock:
-            known = self._association_ids.get(association)
-        if known is not None:
-            return known
         # Only the association's own thread comes here for it.
-        new = self._receiving.open_association(
-            self._process, sender.calling_ae, sender.called_ae, sender.address
-        )
-        with self._lock:
-            self._association_ids[association] = new
-        return new
+        if guest.association_id is None:
+            sender = guest.sender
+            guest.association_id = self._receiving.open_association(
+                self._process, sender.calling_ae, sender.called_ae, sender.address
+            )
+        return guest.association_id
 
     def _close(self, association: Association, ending: Ending) -> None:
-        with self._lock:
-            known = self._association_ids.pop(association, None)
-        if known is None:
+        guest = self._guests.get(association)
+        if guest is None or guest.association_id is None:
             return
+        known, guest.association_id = guest.association_id, None
         try:
             self._receiving.close_association(known, ending)
         except Retry as error:
             # Completion counts a silent association as gone after `completion.abandoned_s`.
             log.error("association stays open on record", association=known, reason=str(error))
         log.info("association closed", association=known, ending=str(ending))
-
-
-def _offer(
-    request: Dataset | C_STORE, abstract: str, transfer: str, association: Association
-) -> Offer:
-    return Offer(
-        sop_class_uid=str(getattr(request, "AffectedSOPClassUID", "")),
-        sop_instance_uid=str(getattr(request, "AffectedSOPInstanceUID", "")),
-        abstract_syntax_uid=abstract,
-        transfer_syntax_uid=transfer,
-        sender=_sender_of(association),
-    )
 
 
 def _sender_of(association: Association) -> Sender:

@@ -15,8 +15,11 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+import psutil
 
 from node.errors import Refuse, Stop
 from node.loopback import LOOPBACK, local_node
@@ -38,12 +41,14 @@ class Rival:
         port: On loopback.
         ae_title: To call.
         count: How many instances it holds.
+        processor_s: What its processes have used, user and system time together.
         peak_rss_bytes: The most memory that a receiving process ever held; 0 when nobody asks.
     """
 
     port: int
     ae_title: str
     count: Callable[[], int]
+    processor_s: Callable[[], float]
     peak_rss_bytes: Callable[[], int] = int
 
 
@@ -66,6 +71,7 @@ def ours(folder: Path, processes: int) -> Iterator[Rival]:
             node.service.port,
             node.service.ae_title,
             lambda: int(node.ledger.reports.status()["instances"]),
+            partial(_processor_s, node.service.process.pid),
             lambda: node.peak_rss_bytes()["receive"],
         )
 
@@ -93,8 +99,13 @@ def orthanc(folder: Path) -> Iterator[Rival]:
         with urllib.request.urlopen(url, timeout=30) as answer:
             return json.load(answer)
 
-    with _running([_program("Orthanc"), str(configuration)], folder / "log", dicom):
-        yield Rival(dicom, "ORTHANC", lambda: int(statistics()["CountInstances"]))
+    with _running([_program("Orthanc"), str(configuration)], folder / "log", dicom) as process:
+        yield Rival(
+            dicom,
+            "ORTHANC",
+            lambda: int(statistics()["CountInstances"]),
+            partial(_processor_s, process),
+        )
 
 
 @contextmanager
@@ -104,8 +115,13 @@ def storescp(folder: Path) -> Iterator[Rival]:
     held = folder / "held"
     held.mkdir(parents=True)
     command = [_program("storescp"), "--fork", "--output-directory", str(held), str(port)]
-    with _running(command, folder / "log", port):
-        yield Rival(port, "STORESCP", lambda: sum(1 for _ in held.iterdir()))
+    with _running(command, folder / "log", port) as process:
+        yield Rival(
+            port,
+            "STORESCP",
+            lambda: sum(1 for _ in held.iterdir()),
+            partial(_processor_s, process),
+        )
 
 
 def send(rival: Rival, loads: Sequence[Sequence[Path]]) -> float:
@@ -158,7 +174,8 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def _running(command: Sequence[str], log: Path, port: int) -> Iterator[None]:
+def _running(command: Sequence[str], log: Path, port: int) -> Iterator[int]:
+    """Yields the process id once it listens."""
     with log.open("wb") as stream:
         process = subprocess.Popen(
             command, env=ENVIRONMENT, stdout=stream, stderr=subprocess.STDOUT
@@ -170,7 +187,7 @@ def _running(command: Sequence[str], log: Path, port: int) -> Iterator[None]:
                 tail = log.read_text(errors="replace")[-500:]
                 raise Stop(f"expected {command[0]} to listen on port {port}, it did not: {tail}")
             time.sleep(0.05)
-        yield
+        yield process.pid
     finally:
         process.terminate()
         try:
@@ -178,6 +195,12 @@ def _running(command: Sequence[str], log: Path, port: int) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _processor_s(root: int) -> float:
+    """Of a process, its children, and those of them that have ended."""
+    parent = psutil.Process(root)
+    return sum(sum(one.cpu_times()[:4]) for one in [parent, *parent.children(recursive=True)])
 
 
 def _is_listening(port: int) -> bool:

@@ -59,9 +59,9 @@ def ingest(
         tempfile.TemporaryDirectory(prefix="pseudomri-bench-", dir=folder) as name,
         err.status("writing slices") as words,
     ):
-        rates = _race(Path(name), starts, slices, repeats, words)
+        rates, processor_ms = _race(Path(name), starts, slices, repeats, words)
         peak_bytes = _peak(Path(name), starts["ours"], memory_slices, words)
-    report = report_of(rates, peak_bytes)
+    report = report_of(rates, processor_ms, peak_bytes)
     report |= {"slices": slices, "repeats": repeats, "memory_slices": memory_slices}
     report |= {"processes": acceptors, "processors": len(os.sched_getaffinity(0))}
     report |= {"load_average": round(os.getloadavg()[0], 2)}
@@ -71,16 +71,18 @@ def ingest(
         _tell(report)
 
 
-Rates = dict[str, dict[int, list[float]]]
-"""Receiver, associations, instances a second of each repeat."""
+Figures = dict[str, dict[int, list[float]]]
+"""Receiver, associations, a figure of each repeat."""
 
 
-def report_of(rates: Rates, peak_bytes: int | None) -> dict[str, Any]:
-    """Medians, and the ratios of ours to each rival, repeat by repeat; what the targets say."""
-    per_second = {
-        name: {str(count): _spread(values) for count, values in of.items()}
-        for name, of in rates.items()
-    }
+def report_of(rates: Figures, processor_ms: Figures, peak_bytes: int | None) -> dict[str, Any]:
+    """Medians, and the ratios of ours to each rival, repeat by repeat; what the targets say.
+
+    Args:
+        rates: Instances a second.
+        processor_ms: Of the receiver, for each instance.
+        peak_bytes: Of memory; None when it was not measured.
+    """
     ratios = {
         name: {
             str(count): _spread(
@@ -96,7 +98,12 @@ def report_of(rates: Rates, peak_bytes: int | None) -> dict[str, Any]:
         f"{least:g} times {name}": ratios[name][most]["median"] >= least
         for name, least in TARGETS.items()
     }
-    report: dict[str, Any] = {"per_second": per_second, "ratio": ratios, "targets": targets}
+    report: dict[str, Any] = {
+        "per_second": _spreads(rates),
+        "processor_ms": _spreads(processor_ms),
+        "ratio": ratios,
+        "targets": targets,
+    }
     if peak_bytes is not None:
         report["peak_rss_mb"] = round(peak_bytes / 1e6)
         targets[f"below {TARGET_BYTES / 1e6:g} MB"] = peak_bytes < TARGET_BYTES
@@ -129,35 +136,41 @@ def write_slices(folder: Path, series: int, count: int) -> Path:
 
 def _race(
     folder: Path, starts: dict[str, Start], slices: int, repeats: int, words: Status
-) -> Rates:
+) -> tuple[Figures, Figures]:
+    """Instances a second, and processor time for each."""
     most = max(ASSOCIATIONS)
     loads = [write_slices(folder, number, slices // most) for number in range(most)]
     warm = [write_slices(folder, most + number, _WARM_SLICES) for number in range(most)]
     # What is still on its way to the disk would be charged to whoever syncs first.
     os.sync()
-    rates: Rates = {name: {count: [] for count in ASSOCIATIONS} for name in starts}
+    rates: Figures = {name: {count: [] for count in ASSOCIATIONS} for name in starts}
+    costs: Figures = {name: {count: [] for count in ASSOCIATIONS} for name in starts}
     for repeat in range(repeats):
         for count in ASSOCIATIONS:
             for name, start in starts.items():
                 words.update(f"{name}, {count} associations, {repeat + 1} of {repeats}")
                 place = folder / f"{name}-{count}-{repeat}"
-                rates[name][count].append(_rate(place, start, warm, loads, count))
-    return rates
+                rate, cost_ms = _measure(place, start, warm, loads, count)
+                rates[name][count].append(rate)
+                costs[name][count].append(cost_ms)
+    return rates, costs
 
 
-def _rate(
+def _measure(
     place: Path, start: Start, warm: Sequence[Path], loads: Sequence[Path], associations: int
-) -> float:
-    """Instances a second of one receiver that is fresh but warm."""
+) -> tuple[float, float]:
+    """Instances a second of one receiver that is fresh but warm, and its processor time for each,
+    in milliseconds."""
     with start(place) as rival:
         rivals.send(rival, [[one] for one in warm])
-        before = rival.count()
+        before, used_s = rival.count(), rival.processor_s()
         took_s = rivals.send(rival, [loads[n::associations] for n in range(associations)])
+        used_s = rival.processor_s() - used_s
         held = rival.count() - before
     sent = sum(1 for load in loads for _ in load.iterdir())
     if held != sent:
         raise Stop(f"expected {sent} instances in {place.name}, found {held}")
-    return sent / took_s
+    return sent / took_s, 1000 * used_s / sent
 
 
 def _peak(folder: Path, start: Start, slices: int, words: Status) -> int | None:
@@ -172,6 +185,13 @@ def _peak(folder: Path, start: Start, slices: int, words: Status) -> int | None:
         if rival.count() != most * slices:
             raise Stop(f"expected {most * slices} instances, found {rival.count()}")
         return rival.peak_rss_bytes()
+
+
+def _spreads(figures: Figures) -> dict[str, dict[str, dict[str, float]]]:
+    return {
+        name: {str(count): _spread(values) for count, values in of.items()}
+        for name, of in figures.items()
+    }
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
@@ -220,6 +240,9 @@ def _tell(report: dict[str, Any]) -> None:
     rows.add_section()
     for name, of in report["ratio"].items():
         rows.add_row(f"ours to {name}", *(_words(figures) for figures in of.values()))
+    rows.add_section()
+    for name, of in report["processor_ms"].items():
+        rows.add_row(f"{name}, ms of processor", *(_words(figures) for figures in of.values()))
     out.print(rows)
     if "peak_rss_mb" in report:
         load = f"{max(ASSOCIATIONS)} associations with {report['memory_slices']} slices each"

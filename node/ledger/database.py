@@ -7,6 +7,7 @@ the same end of it would fork it.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
-from sqlalchemy import Connection, CursorResult, Engine, Table, create_engine, event, insert, select
+from sqlalchemy import Connection, CursorResult, Engine, Table, create_engine, event
 from sqlalchemy import update as sql_update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
@@ -26,7 +27,8 @@ from node import audit
 from node.clock import Clock, to_text
 from node.errors import Fenced, IllegalMove, LostRace, Retry, Stop
 from node.faults import Point, reach
-from node.records import AuditEventRecord, Record, WorkerRecord
+from node.ledger.plain import Plain, Writer, insertion, within
+from node.records import AuditEventRecord, Record
 from node.states import WorkerState
 
 BUSY_S: Final = 20.0
@@ -41,16 +43,21 @@ takes milliseconds."""
 _CHAIN_LOCK: Final = 0x70736575
 """The key of PostgreSQL's advisory lock; any constant that nothing else in that database uses."""
 
+_BEGIN: Final = {
+    "sqlite": ["BEGIN IMMEDIATE"],
+    "postgresql": [
+        f"SET LOCAL idle_in_transaction_session_timeout = {int(IDLE_S * 1000)};"
+        f"SELECT pg_advisory_xact_lock({_CHAIN_LOCK})"
+    ],
+}
+"""The statements that begin a write transaction, which waits here for those before it."""
+
 _READING: Final = "pseudomri_reading"
 
 State = TypeVar("State", bound=str)
 
-# The plain table: events are never objects here.
-_AUDIT: Final = cast(Table, AuditEventRecord.__table__)
-_LAST_EVENT: Final = (
-    select(_AUDIT.c.sequence, _AUDIT.c.hash).order_by(_AUDIT.c.sequence.desc()).limit(1)
-)
-_NEW_EVENT: Final = insert(_AUDIT)
+_LAST_EVENT: Final = "SELECT sequence, hash FROM audit_event ORDER BY sequence DESC LIMIT 1"
+_NEW_EVENT: Final = insertion(cast(Table, AuditEventRecord.__table__))
 
 
 def sqlite_url(path: Path) -> str:
@@ -112,6 +119,8 @@ class Database:
         self.engine: Final = connect(url)
         self._readers: Final = read_only(self.engine)
         self._clock: Final = clock
+        self._plain_writer: Final = Writer(self.engine, _BEGIN[self.engine.dialect.name])
+        self._driver: Final = cast(Any, self.engine.dialect.loaded_dbapi)
         # SQLite's own waiting polls and is unfair; threads of one process queue here instead.
         self._writer: Final = threading.Lock()
         self._worker: int | None = None
@@ -138,25 +147,28 @@ class Database:
             session.begin(),
         ):
             # Take the turn now, not at the first statement: what is read must stay true.
-            session.connection()
-            self._check_fence(session)
+            self._check_fence(self.plain(session))
             yield session
             reach(Point.LEDGER_COMMITTING)
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """As `transaction`, without objects, which cost as much again as the statements."""
-        with self._turn(), self.engine.begin() as connection:
-            self._check_fence(connection)
-            yield connection
+    def writing(self) -> Iterator[Plain]:
+        """As `transaction`, in plain SQL; see `node.ledger.plain`."""
+        with self._turn(), self._plain_writer.begun() as plain:
+            self._check_fence(plain)
+            yield plain
             reach(Point.LEDGER_COMMITTING)
+
+    def plain(self, session: Session) -> Plain:
+        """Plain statements within the transaction of `session`."""
+        return within(session.connection(), self.engine)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
         if not self._writer.acquire(timeout=BUSY_S):
             raise Retry(f"the ledger was busy for {BUSY_S:g} s; nothing was written")
         try:
-            with _as_retry():
+            with self._as_retry():
                 yield
             reach(Point.LEDGER_COMMITTED)
         finally:
@@ -169,7 +181,7 @@ class Database:
         Raises:
             Retry: When the database is away.
         """
-        with _as_retry(), Session(self._readers, expire_on_commit=False) as session:
+        with self._as_retry(), Session(self._readers, expire_on_commit=False) as session:
             yield session
 
     def append_audit(
@@ -190,49 +202,62 @@ class Database:
             detail: JSON. UIDs, digests, counts and reasons only, nothing that names a patient.
         """
         new = NewEvent(kind, subject, actor, detail or {})
-        self.append_audits(session.connection(), [new])
+        self.append_audits(self.plain(session), [new])
 
-    def append_audits(self, connection: Connection, events: Sequence[NewEvent]) -> None:
-        """Add several events, in their order; as `append_audit`."""
+    def append_audits(self, plain: Plain, events: Sequence[NewEvent]) -> None:
+        """Add several events, in their order, with statements of a write transaction."""
         if not events:
             return
-        last = connection.execute(_LAST_EVENT).first()
-        before, previous = (last.sequence, last.hash) if last else (0, audit.GENESIS)
+        before, previous = next(iter(plain.rows(_LAST_EVENT)), (0, audit.GENESIS))
         at, rows = self.now(), []
         for sequence, new in enumerate(events, start=before + 1):
-            plain = dict(new.detail)
-            digest = audit.event_hash(
-                previous, sequence, at, new.kind, new.subject, new.actor, plain
-            )
-            rows.append(
-                {
-                    "sequence": sequence,
-                    "at": at,
-                    "kind": str(new.kind),
-                    "subject": new.subject,
-                    "actor": new.actor,
-                    "detail": plain,
-                    "previous_hash": previous,
-                    "hash": digest,
-                }
-            )
+            kind, detail = str(new.kind), dict(new.detail)
+            digest = audit.event_hash(previous, sequence, at, kind, new.subject, new.actor, detail)
+            text = json.dumps(detail)
+            rows.append((sequence, at, kind, new.subject, new.actor, text, previous, digest))
             previous = digest
-        connection.execute(_NEW_EVENT, rows)
+        plain.run_all(_NEW_EVENT, rows)
 
-    def _check_fence(self, session: Session | Connection) -> None:
+    def _check_fence(self, plain: Plain) -> None:
         if self._worker is None:
             return
         # Declaring a life over is a transaction as well: it came before this one, or it will see
         # all that this one writes.
-        query = select(WorkerRecord.state).filter_by(id=self._worker)
-        if session.scalar(query) != WorkerState.ALIVE:
+        query = "SELECT state FROM worker WHERE id = ?"
+        if plain.rows(query, [self._worker]) != [(WorkerState.ALIVE,)]:
             raise Fenced(
                 f"expected worker {self._worker} to be alive, found that it was declared dead;"
                 " another one has its work. Was this process stopped, or its host asleep?"
             )
 
+    @contextmanager
+    def _as_retry(self) -> Iterator[None]:
+        """Say `Retry` when the database could not do it now; let our own mistakes through."""
+        try:
+            yield
+        except PoolTimeoutError as error:
+            raise Retry(f"the ledger's database did not answer: {error}") from error
+        except DBAPIError as error:
+            is_away = isinstance(error, OperationalError | InterfaceError)
+            # PostgreSQL ends the connection of a writer that was silent for too long.
+            if not (is_away or error.connection_invalidated):
+                raise
+            # The message of the driver alone: SQLAlchemy's own would quote the parameters.
+            raise Retry(f"the ledger's database did not answer: {error.orig}") from error
+        except self._driver.Error as error:  # of a plain statement
+            away = (
+                self._driver.OperationalError,
+                self._driver.InterfaceError,
+                # So psycopg says that PostgreSQL ended a silent writer's connection.
+                self._driver.InternalError,
+            )
+            if not isinstance(error, away):
+                raise
+            raise Retry(f"the ledger's database did not answer: {error}") from error
+
     def close(self) -> None:
         """Give the connections back."""
+        self._plain_writer.close()
         self.engine.dispose()
 
 
@@ -287,22 +312,6 @@ def updates_one(session: Session, statement: Update) -> bool:
     return result.rowcount == 1
 
 
-@contextmanager
-def _as_retry() -> Iterator[None]:
-    """Say `Retry` when the database could not do it now; let our own mistakes through."""
-    try:
-        yield
-    except PoolTimeoutError as error:
-        raise Retry(f"the ledger's database did not answer: {error}") from error
-    except DBAPIError as error:
-        is_away = isinstance(error, OperationalError | InterfaceError)
-        # PostgreSQL ends the connection of a writer that was silent for too long.
-        if not (is_away or error.connection_invalidated):
-            raise
-        # The message of the driver alone: SQLAlchemy's own would quote the parameters.
-        raise Retry(f"the ledger's database did not answer: {error.orig}") from error
-
-
 def _prepare_sqlite(connection: Any, _: object) -> None:
     """Make a commit durable before it returns, and enforce the foreign keys."""
     # sqlite3 would otherwise begin on its own, and late: transactions are begun by `_begin_sqlite`.
@@ -316,7 +325,8 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     reading = connection.get_execution_options().get(_READING, False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+    for statement in ["BEGIN"] if reading else _BEGIN["sqlite"]:
+        connection.exec_driver_sql(statement)
 
 
 def _prepare_postgresql(connection: Any, _: object) -> None:
@@ -340,7 +350,5 @@ def _begin_postgresql(connection: Connection) -> None:
     if connection.get_execution_options().get(_READING, False):
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
     else:
-        connection.exec_driver_sql(
-            f"SET LOCAL idle_in_transaction_session_timeout = {int(IDLE_S * 1000)};"
-            f"SELECT pg_advisory_xact_lock({_CHAIN_LOCK})"
-        )
+        for statement in _BEGIN["postgresql"]:
+            connection.exec_driver_sql(statement)

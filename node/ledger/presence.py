@@ -7,13 +7,14 @@ A row of an instance or output never goes; whether its file did is told by the l
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Table, bindparam, exists, func, select
+from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
 from node.audit import Kind
-from node.ledger.database import Database, move
+from node.ledger.database import Database, NewEvent, check_move
+from node.ledger.plain import Plain, among
 from node.records import (
     InstanceRecord,
     OutputRecord,
@@ -25,10 +26,6 @@ from node.records import (
 from node.states import REMOVAL_MOVES, RemovalState
 
 _GOING: Final = (str(RemovalState.MARKED), str(RemovalState.REMOVED))
-_REMOVAL: Final = cast(Table, RemovalRecord.__table__)
-_GOING_PATHS: Final = select(_REMOVAL.c.path).where(
-    _REMOVAL.c.path.in_(bindparam("paths", expanding=True)), _REMOVAL.c.state.in_(_GOING)
-)
 # SQLite takes 32,766 parameters in a statement.
 _PATHS_AT_A_TIME: Final = 10_000
 
@@ -110,19 +107,18 @@ def removed_of_series(session: Session, series_uid: str) -> dict[str, str]:
     return {path: str(ended_at) for path, ended_at in rows}
 
 
-def going_paths(connection: Connection, paths: Collection[str]) -> frozenset[str]:
+def going_paths(plain: Plain, paths: Collection[str]) -> frozenset[str]:
     """Those of these paths, few, that `claim` has to be asked about."""
-    return frozenset(connection.scalars(_GOING_PATHS, {"paths": sorted(paths)}))
+    query = f"SELECT path FROM removal WHERE path IN {among(paths)} AND state IN {among(_GOING)}"
+    return frozenset(path for (path,) in plain.rows(query, [*paths, *_GOING]))
 
 
-def claim(
-    database: Database, session: Session, path: str, actor: str, is_there: bool = False
-) -> bool:
+def claim(database: Database, plain: Plain, path: str, actor: str, is_there: bool = False) -> bool:
     """Count on a file that was just made durable under a path that retention may have named.
 
     Args:
-        database: Of the session.
-        session: A write transaction; retention deletes in one too, so never meanwhile.
+        database: Of the transaction.
+        plain: Statements of a write transaction; retention deletes in one too, so never meanwhile.
         path: Of the file.
         actor: Who wrote it.
         is_there: It was found in its place after this function said False.
@@ -131,19 +127,17 @@ def claim(
         False when retention deleted the file, and nobody knows whether before or after it was
         written. It does not do so twice, so the caller may look now.
     """
-    rows = session.scalars(
-        select(RemovalRecord)
-        .where(RemovalRecord.path == path, RemovalRecord.state.in_(_GOING))
-        .order_by(RemovalRecord.id)
-    ).all()
-    if rows and rows[-1].state == RemovalState.REMOVED and not is_there:
+    query = f"SELECT id, state, subject FROM removal WHERE path = ? AND state IN {among(_GOING)}"
+    rows = plain.rows(f"{query} ORDER BY id", [path, *_GOING])
+    if rows and rows[-1][1] == RemovalState.REMOVED and not is_there:
         return False
-    for row in rows:
-        state = RemovalState(row.state)
+    for number, word, subject in rows:
+        state = RemovalState(word)
         is_marked = state is RemovalState.MARKED
         target = RemovalState.KEPT if is_marked else RemovalState.RESTORED
-        move(session, RemovalRecord, {"id": row.id}, REMOVAL_MOVES, state, target)
+        check_move(REMOVAL_MOVES, state, target, f"removal {number}")
+        plain.run("UPDATE removal SET state = ? WHERE id = ?", [str(target), number])
         kind = Kind.FILE_KEPT if is_marked else Kind.FILE_RESTORED
         detail = {"path": path, "reason": "the same bytes came again"}
-        database.append_audit(session, kind, row.subject, actor, detail)
+        database.append_audits(plain, [NewEvent(kind, subject, actor, detail)])
     return True

@@ -7,37 +7,29 @@ the files before it was called: only then may the peers hear success.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, cast
 
-from sqlalchemy import Connection, Table, bindparam, insert, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Table, insert, select, update
 
 from node.audit import Kind
 from node.ledger.database import Database, NewEvent, check_move
+from node.ledger.plain import Plain, among, insertion
 from node.ledger.presence import claim, going_paths
 from node.records import AssociationRecord, InstanceRecord, QuarantineRecord, SeriesRecord
 from node.states import SERIES_MOVES, SeriesState
 
-# Plain tables and ready statements: instances come by the hundreds a second, and their rows are
-# never objects.
-_INSTANCE: Final = cast(Table, InstanceRecord.__table__)
+# Instances come by the hundreds a second: their rows are never objects.
 _SERIES: Final = cast(Table, SeriesRecord.__table__)
-_DIGESTS: Final = select(_INSTANCE.c.sop_instance_uid, _INSTANCE.c.digest).where(
-    _INSTANCE.c.sop_instance_uid.in_(bindparam("uids", expanding=True))
-)
-_SERIES_ROWS: Final = select(_SERIES).where(
-    _SERIES.c.series_uid.in_(bindparam("uids", expanding=True))
-)
-_NEW_INSTANCE: Final = insert(_INSTANCE)
-_NEW_SERIES: Final = insert(_SERIES)
+_SERIES_COLUMNS: Final = tuple(column.name for column in _SERIES.columns)
+_NEW_INSTANCE: Final = insertion(cast(Table, InstanceRecord.__table__))
+_NEW_SERIES: Final = insertion(_SERIES)
 _MOVED: Final = ("state", "version", "last_instance_at", "completed_at")
 _SAME_SERIES: Final = (
-    update(_SERIES)
-    .where(_SERIES.c.series_uid == bindparam("uid"))
-    .values({name: bindparam(name) for name in _MOVED})
+    f"UPDATE series SET {', '.join(f'{name} = ?' for name in _MOVED)} WHERE series_uid = ?"
 )
 
 
@@ -205,8 +197,8 @@ class Receiving:
         Returns:
             What became of each, in their order.
         """
-        with self._database.writing() as connection:
-            page = _Page(self._database, connection, [one.received for one in arrivals])
+        with self._database.writing() as plain:
+            page = _Page(self._database, plain, [one.received for one in arrivals])
             outcomes = [page.enter(arrival) for arrival in arrivals]
             page.write()
             return outcomes
@@ -227,7 +219,8 @@ class Receiving:
             False when retention deleted the file meanwhile, as `Removed` says it of an instance.
         """
         with self._database.transaction() as session:
-            if not claim(self._database, session, path, calling_ae, is_there):
+            plain = self._database.plain(session)
+            if not claim(self._database, plain, path, calling_ae, is_there):
                 return False
             session.execute(
                 insert(QuarantineRecord).values(
@@ -270,18 +263,16 @@ class Receiving:
 class _Page:
     """What one transaction adds: read once, decided instance by instance, written once."""
 
-    def __init__(
-        self, database: Database, connection: Connection, received: Sequence[Received]
-    ) -> None:
+    def __init__(self, database: Database, plain: Plain, received: Sequence[Received]) -> None:
         self._database: Final = database
-        self._connection: Final = connection
+        self._plain: Final = plain
         self._now: Final = database.now()
-        self._going: Final = going_paths(connection, {one.path for one in received})
-        self._digests: Final = _held_digests(connection, {one.sop_instance_uid for one in received})
-        self._series: Final = _held_series(connection, {one.series_uid for one in received})
+        self._going: Final = going_paths(plain, {one.path for one in received})
+        self._digests: Final = _held_digests(plain, {one.sop_instance_uid for one in received})
+        self._series: Final = _held_series(plain, {one.series_uid for one in received})
         self._known: Final = frozenset(self._series)
         self._touched: Final[set[str]] = set()
-        self._instances: Final[list[dict[str, Any]]] = []
+        self._instances: Final[list[tuple[object, ...]]] = []
         self._events: Final[list[NewEvent]] = []
 
     def enter(self, arrival: Arrival) -> Outcome:
@@ -313,21 +304,18 @@ class _Page:
             row = self._series[uid]
             if uid in self._known:
                 # Nobody moved it since: this transaction was alone from its first statement on.
-                self._connection.execute(
-                    _SAME_SERIES, {"uid": uid} | {key: row[key] for key in _MOVED}
-                )
+                self._plain.run(_SAME_SERIES, [*(row[name] for name in _MOVED), uid])
             else:
-                self._connection.execute(_NEW_SERIES, row)
+                self._plain.run(_NEW_SERIES, [row[name] for name in _SERIES_COLUMNS])
         if self._instances:
-            self._connection.execute(_NEW_INSTANCE, self._instances)
-        self._database.append_audits(self._connection, self._events)
+            self._plain.run_all(_NEW_INSTANCE, self._instances)
+        self._database.append_audits(self._plain, self._events)
 
     def _claim(self, arrival: Arrival) -> bool:
         path, actor = arrival.received.path, arrival.calling_ae
         if path not in self._going:
             return True
-        with Session(self._connection) as session:
-            return claim(self._database, session, path, actor, arrival.is_there)
+        return claim(self._database, self._plain, path, actor, arrival.is_there)
 
     def _begin(self, arrival: Arrival) -> Stored:
         received = arrival.received
@@ -365,28 +353,31 @@ class _Page:
         self._events.append(NewEvent(kind, subject, arrival.calling_ae, detail))
 
 
-def _held_digests(connection: Connection, uids: Collection[str]) -> dict[str, str]:
+def _held_digests(plain: Plain, uids: Collection[str]) -> dict[str, str]:
     """Of those instances that are on record, SOP Instance UID to digest."""
-    rows = connection.execute(_DIGESTS, {"uids": sorted(uids)})
-    return {row.sop_instance_uid: row.digest for row in rows}
+    query = f"SELECT sop_instance_uid, digest FROM instance WHERE sop_instance_uid IN {among(uids)}"
+    return dict(plain.rows(query, [*uids]))
 
 
-def _held_series(connection: Connection, uids: Collection[str]) -> dict[str, dict[str, Any]]:
+def _held_series(plain: Plain, uids: Collection[str]) -> dict[str, dict[str, Any]]:
     """Of those series that are on record, UID to columns."""
-    rows = connection.execute(_SERIES_ROWS, {"uids": sorted(uids)}).mappings()
-    return {row["series_uid"]: dict(row) for row in rows}
+    query = f"SELECT {', '.join(_SERIES_COLUMNS)} FROM series WHERE series_uid IN {among(uids)}"
+    rows = (dict(zip(_SERIES_COLUMNS, row, strict=True)) for row in plain.rows(query, [*uids]))
+    return {row["series_uid"]: row for row in rows}
 
 
-def _instance_row(received: Received, association_id: int, now: str) -> dict[str, Any]:
-    return {
-        "sop_instance_uid": received.sop_instance_uid,
-        "series_uid": received.series_uid,
-        "association_id": association_id,
-        "sop_class_uid": received.sop_class_uid,
-        "transfer_syntax_uid": received.transfer_syntax_uid,
-        "digest": received.digest,
-        "size_bytes": received.size_bytes,
-        "path": received.path,
-        "received_at": now,
-        "summary": None if received.summary is None else dict(received.summary),
-    }
+def _instance_row(received: Received, association_id: int, now: str) -> tuple[object, ...]:
+    """The columns of `InstanceRecord`, in their order."""
+    summary = None if received.summary is None else dict(received.summary)
+    return (
+        received.sop_instance_uid,
+        received.series_uid,
+        association_id,
+        received.sop_class_uid,
+        received.transfer_syntax_uid,
+        received.digest,
+        received.size_bytes,
+        received.path,
+        now,
+        json.dumps(summary),
+    )

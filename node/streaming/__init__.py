@@ -3,9 +3,10 @@
 pynetdicom gathers a whole data set in memory, in 4 KiB steps, and hands it from thread to thread
 with two sleeps on the way. Here an association has one thread. While the data set of a C-STORE
 request arrives, each fragment goes from the receive buffer straight to a sink that the application
-opened for it; all else (negotiation, command sets, other services, release, abort, ARTIM) is
-pynetdicom's own, driven from that one thread.
+opened for it, and which answers in the end; all else (negotiation, other and unusual commands,
+release, abort, ARTIM) is pynetdicom's own, driven from that one thread.
 
+    commands     a usual C-STORE request, and its usual answer, as bytes
     fragments    the body of a P-DATA-TF PDU, taken apart as it arrives; knows no socket
     transport    the socket: one large buffer, one wait for data and for other threads
     upper_layer  the DUL service provider without a thread of its own
@@ -14,6 +15,7 @@ pynetdicom's own, driven from that one thread.
 Nothing here knows the rest of the node.
 """
 
-from node.streaming.association import DataSetSink, OpenSink, StreamedDataSet, StreamingServer
+from node.streaming.association import DataSetSink, OnEnd, OpenSink, StoreStatus, StreamingServer
+from node.streaming.commands import StoreRequest
 
-__all__ = ["DataSetSink", "OpenSink", "StreamedDataSet", "StreamingServer"]
+__all__ = ["DataSetSink", "OnEnd", "OpenSink", "StoreRequest", "StoreStatus", "StreamingServer"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
@@ -14,30 +16,63 @@ from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.presentation import PresentationContext
+from pynetdicom.presentation import PresentationContextTuple
+from pynetdicom.service_class import StorageServiceClass
+from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
+from node.streaming.commands import LONGEST_RESPONSE, StoreRequest, read_store_request, success
 from node.streaming.transport import StreamSocket
 from node.streaming.upper_layer import StreamingProvider
+
+
+class StoreStatus(NamedTuple):
+    """The answer to a C-STORE request: Status (0000,0900), Error Comment (0000,0902) if any."""
+
+    code: int
+    comment: str = ""
 
 
 class DataSetSink(Protocol):
     """Where the data set of one C-STORE request goes while it arrives.
 
-    Neither method may raise: a sink that fails takes the rest in silence, and the handler of
-    ``EVT_C_STORE`` answers for it.
+    No method may raise: a sink that fails takes the rest in silence, and says so in its answer.
     """
 
     def write(self, fragment: memoryview) -> None:
         """Take the next bytes, as encoded by the peer; the view is only good during the call."""
 
+    def complete(self) -> StoreStatus:
+        """Keep what came, which is all of it, and answer."""
+
     def close(self) -> None:
-        """Drop what the handler has not kept. Called once, after the handler or without it."""
+        """Drop what was not kept. Called once, in the end."""
 
 
-OpenSink = Callable[[Association, Dataset, PresentationContext], DataSetSink]
-"""Given the association, the command set and the accepted context of a C-STORE request, whose data
-set begins to arrive. It must not raise."""
+OpenSink = Callable[[Association, StoreRequest, PresentationContextTuple], DataSetSink]
+"""Given the association, a C-STORE request and its accepted context, before any of its data set is
+passed on. It must not raise."""
+
+
+OnEnd = Callable[[Association], None]
+"""Told by the thread of an association that it is over, and so is its connection."""
+
+
+@dataclass
+class Storing:
+    """A C-STORE request that pynetdicom does not hear of.
+
+    Args:
+        context: It came in.
+        request: It said.
+        sink: Takes its data set.
+        is_complete: All of that has arrived.
+    """
+
+    context: PresentationContextTuple
+    request: StoreRequest
+    sink: DataSetSink
+    is_complete: bool = False
 
 
 class StreamedDataSet(BytesIO):
@@ -72,22 +107,36 @@ class StreamingAssociation(Association):
 
     Args:
         ae: The application entity.
-        open_sink: Asked once for each C-STORE request with a data set.
+        open_sink: Asked once for each C-STORE request.
+        on_end: Told when it is over.
     """
 
-    def __init__(self, ae: AE, open_sink: OpenSink) -> None:
+    def __init__(self, ae: AE, open_sink: OpenSink, on_end: OnEnd) -> None:
         super().__init__(ae, MODE_ACCEPTOR)
         self._open_sink: Final = open_sink
+        self._on_end: Final = on_end
         self._provider: Final = StreamingProvider(self)
         self.dul = self._provider
         # Again, now that they set the timers of this provider.
         self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout
 
+    def begin_store(self, context_id: int, command: memoryview) -> Storing | None:
+        """A C-STORE request as it is usual; None for any other, and for any other command."""
+        context = self._storage_contexts.get(context_id)
+        request = None if context is None else read_store_request(command)
+        if context is None or request is None or request.sop_class_uid != context.abstract_syntax:
+            return None
+        return Storing(context, request, self._open_sink(self, request, context))
+
     def data_set_of(self, message: C_STORE_RQ) -> StreamedDataSet:
         """Where the data set of the message that is being received goes."""
         if not isinstance(message.data_set, StreamedDataSet):
             context = self._accepted_cx.get(cast(int, message.context_id))
-            sink = self._open_sink(self, message.command_set, context) if context else None
+            sink = (
+                self._open_sink(self, _request_of(message.command_set), context.as_tuple)
+                if context
+                else None
+            )
             message.data_set = StreamedDataSet(sink)
         return message.data_set
 
@@ -98,11 +147,15 @@ class StreamingAssociation(Association):
         finally:
             self._drop_what_nobody_takes()
             cast(StreamSocket, self.dul.socket).dispose()
+            self._on_end(self)
 
     def _run_reactor(self) -> None:
         """Serve until the association ends; pynetdicom's loop with a wait in place of its sleep."""
         while not self._kill:
             self._provider.step()
+            if (storing := self._provider.take_complete()) is not None:
+                self._answer(storing)
+                self._provider.restart_idle_timer()
             context_id, message = self.dimse.get_msg(block=False)
             if message is not None:
                 if message.is_valid_request:
@@ -129,11 +182,70 @@ class StreamingAssociation(Association):
         # Another thread may have asked for the end; only this one can bring it about.
         self.dul.stop_dul()
 
+    @cached_property
+    def _storage_contexts(self) -> dict[int, PresentationContextTuple]:
+        """The accepted contexts in which instances may be stored without pynetdicom's help, by
+        their numbers; none when the peer may not take our answer in one PDU."""
+        if 0 < self.dimse.maximum_pdu_size < LONGEST_RESPONSE:
+            return {}
+        return {
+            number: context.as_tuple
+            for number, context in self._accepted_cx.items()
+            if uid_to_service_class(str(context.abstract_syntax)) is StorageServiceClass
+        }
+
+    def _answer(self, storing: Storing) -> None:
+        try:
+            status = storing.sink.complete()
+        finally:
+            storing.sink.close()
+        if not self.is_established:
+            return
+        if status == StoreStatus(0x0000):
+            self._provider.send(success(storing.context.context_id, storing.request))
+            return
+        response = C_STORE()
+        response.MessageID = response.MessageIDBeingRespondedTo = storing.request.message_id
+        response.AffectedSOPClassUID = storing.request.sop_class_uid
+        response.AffectedSOPInstanceUID = storing.request.sop_instance_uid
+        StorageServiceClass(self).validate_status(_data_set_of(status), response)
+        self.dimse.send_msg(response, storing.context.context_id)
+
+    def complete(self, event: evt.Event) -> Dataset:
+        """Answer a request that pynetdicom has decoded: the handler of ``EVT_C_STORE``."""
+        request = cast(C_STORE, event.request)
+        if isinstance(request.DataSet, StreamedDataSet):
+            # Closed with the data set; there is one, since the context was accepted.
+            status = cast(DataSetSink, request.DataSet.sink).complete()
+        else:  # a request without a data set
+            sink = self._open_sink(self, _request_of(request), event.context)
+            status = sink.complete()
+            sink.close()
+        return _data_set_of(status)
+
     def _drop_what_nobody_takes(self) -> None:
+        self._provider.drop_store()
         if self.dimse.message is not None and self.dimse.message.data_set is not None:
             self.dimse.message.data_set.close()
         while (message := self.dimse.get_msg(block=False)[1]) is not None:
             _close_data_set(message)
+
+
+def _request_of(command: Dataset | C_STORE) -> StoreRequest:
+    return StoreRequest(
+        int(getattr(command, "MessageID", None) or 0),
+        str(getattr(command, "AffectedSOPClassUID", None) or ""),
+        str(getattr(command, "AffectedSOPInstanceUID", None) or ""),
+    )
+
+
+def _data_set_of(status: StoreStatus) -> Dataset:
+    """As pynetdicom takes it."""
+    found = Dataset()
+    found.Status = status.code
+    if status.comment:
+        found.ErrorComment = status.comment
+    return found
 
 
 def _close_data_set(message: object) -> None:
@@ -147,7 +259,7 @@ class _Handler(RequestHandler):
     server: StreamingServer
 
     def _create_association(self) -> StreamingAssociation:
-        association = StreamingAssociation(self.ae, self.server.open_sink)
+        association = StreamingAssociation(self.ae, self.server.open_sink, self.server.on_end)
         association._server = self.server
         # By this name pynetdicom finds the acceptors of a server.
         association.name = f"AcceptorThread@{association.name}"
@@ -164,6 +276,7 @@ class _Handler(RequestHandler):
             bound = [handlers] if isinstance(handlers, tuple) else handlers
             for handler, arguments in bound:
                 association.bind(event, handler, arguments)
+        association.bind(evt.EVT_C_STORE, association.complete)
         return association
 
 
@@ -172,6 +285,7 @@ class StreamingServer(ThreadedAssociationServer):
 
     Args:
         open_sink: For each C-STORE request.
+        on_end: For each connection.
         port: A listening socket of whoever started this process; None to bind one.
         arguments: Of pynetdicom's server.
     """
@@ -183,10 +297,12 @@ class StreamingServer(ThreadedAssociationServer):
         self,
         *arguments: Any,
         open_sink: OpenSink,
+        on_end: OnEnd,
         port: socket.socket | None = None,
         **options: Any,
     ) -> None:
         self.open_sink: Final = open_sink
+        self.on_end: Final = on_end
         self._port: Final = port
         options["request_handler"] = _Handler
         super().__init__(*arguments, **options)

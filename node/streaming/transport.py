@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import ssl
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from pynetdicom.transport import AssociationSocket
 
@@ -82,13 +83,15 @@ class StreamSocket(AssociationSocket):
         left = self.buffered
         self._buffer[:left] = self._buffer[self._start : self._end].tobytes()
         self._start, self._end = 0, left
-        if not self._wait_for_more(seconds):
-            return False
-        count = self.socket.recv_into(self._buffer[left:])
-        if not count:
+        count = self._receive(self._buffer[left:])
+        if count is None:
+            if not self._wait_for_more(seconds):
+                return False
+            count = self._receive(self._buffer[left:])
+        if count == 0:
             raise Closed
-        self._end += count
-        return True
+        self._end += count or 0
+        return bool(count)
 
     def peek(self, count: int) -> bytes:
         """The next bytes, left where they are."""
@@ -104,6 +107,17 @@ class StreamSocket(AssociationSocket):
         """Give back what does not belong to the connection."""
         self._bell.close()
         self._ear.close()
+
+    def _receive(self, into: memoryview) -> int | None:
+        """Receive what is there; None for nothing, 0 for the end."""
+        connection = self.socket
+        try:
+            if isinstance(connection, ssl.SSLSocket):
+                return connection.recv_into(into) if self._wait_for_more(0) else None
+            # A socket with a time limit does not block; its own methods would poll it first.
+            return os.readv(cast(socket.socket, connection).fileno(), [into])
+        except BlockingIOError:
+            return None
 
     def _wait_for_more(self, seconds: float) -> bool:
         if self.socket is None:

@@ -21,7 +21,7 @@ from node.streaming.transport import Closed, StreamSocket
 if TYPE_CHECKING:
     from pynetdicom.pdu_primitives import _PDUPrimitiveType
 
-    from node.streaming.association import StreamingAssociation
+    from node.streaming.association import Storing, StreamingAssociation
 
 LOGGER = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class StreamingProvider(DULServiceProvider):
         # Reading stopped within a PDU, so nothing more is read but to be dropped.
         self._is_out_of_step = False
         self._kept = 0
+        self._storing: Storing | None = None
         self._is_too_slow = False
         self._message_began, self._message_bytes = 0.0, 0
 
@@ -118,6 +119,22 @@ class StreamingProvider(DULServiceProvider):
             self.step()
         return True
 
+    def take_complete(self) -> Storing | None:
+        """The C-STORE request whose data set is complete, to be answered; each once."""
+        if self._storing is None or not self._storing.is_complete:
+            return None
+        storing, self._storing = self._storing, None
+        return storing
+
+    def drop_store(self) -> None:
+        """Close the sink of a request that will not be completed."""
+        if self._storing is not None:
+            self._storing.sink.close()
+
+    def send(self, pdu: bytes) -> None:
+        """Send a P-DATA-TF PDU, from the association's thread; nothing else waits to be sent."""
+        self._stream.send(pdu)
+
     def restart_idle_timer(self) -> None:
         """The peer was not silent: it was waiting for us."""
         self._idle_timer.restart()
@@ -131,8 +148,11 @@ class StreamingProvider(DULServiceProvider):
             if self.artim_timer.expired:
                 self.event_queue.put("Evt18")
             elif not self._process_recv_primitive():
-                self._stream.wait(wait_s)
-                self._is_transport_event()
+                is_readable = self._stream.wait(wait_s)
+                if self.state_machine.current_state == _CLOSING:
+                    self._is_transport_event()
+                elif is_readable:
+                    self._read_pdu_data()
         while not self.event_queue.empty() and not self._kill_thread:
             self.state_machine.do_action(self.event_queue.get(block=False))
 
@@ -143,6 +163,9 @@ class StreamingProvider(DULServiceProvider):
             return
         try:
             self._read_pdu()
+            # The rest of a data set that has arrived: there is nothing to look at in between.
+            while self._is_storing and self._stream.buffered and not self.to_provider_queue.queue:
+                self._read_pdu()
         except (OSError, Closed):
             self.event_queue.put("Evt17")
         except _Interrupted:
@@ -160,8 +183,12 @@ class StreamingProvider(DULServiceProvider):
         """Whether the peer was silent for too long, or as good as silent."""
         return self._is_too_slow or bool(super().idle_timer_expired())
 
+    @property
+    def _is_storing(self) -> bool:
+        return self._storing is not None and not self._storing.is_complete
+
     def _read_pdu(self) -> None:
-        if self._association.dimse.message is None:
+        if self._storing is None and self._association.dimse.message is None:
             self._message_began, self._message_bytes = time.monotonic(), 0
         while self._stream.buffered < _HEADER.size:
             self._fill()
@@ -195,12 +222,19 @@ class StreamingProvider(DULServiceProvider):
 
         PS3.7 6.3.1: a message is a whole command set, then its data set, in one context.
         """
+        if self._storing is not None:
+            self._store(self._storing, piece)
+            return
         message = self._association.dimse.message
         has_command = message is not None and type(message) is not DIMSEMessage
         if piece.is_command is has_command:
             raise Malformed("a command set within a message, or a data set without one")
         if message is None and not self._association.dimse.msg_queue.empty():
             raise Malformed("another message in the PDU of one that is not answered")
+        if message is None and piece.is_last:
+            self._storing = self._association.begin_store(piece.context_id, piece.content)
+            if self._storing is not None:
+                return
         if isinstance(message, C_STORE_RQ):
             if piece.context_id != message.context_id:
                 raise Malformed("a data set in another context than its command set")
@@ -210,6 +244,17 @@ class StreamingProvider(DULServiceProvider):
             # Its end is all that DIMSE sees of this data set.
             piece = piece._replace(content=piece.content[:0])
         self._keep(piece)
+
+    def _store(self, storing: Storing, piece: Piece) -> None:
+        """A piece of the data set of a request that pynetdicom does not hear of."""
+        if storing.is_complete:
+            raise Malformed("another message in the PDU of one that is not answered")
+        if piece.is_command:
+            raise Malformed("a command set within a message")
+        if piece.context_id != storing.context.context_id:
+            raise Malformed("a data set in another context than its command set")
+        storing.sink.write(piece.content)
+        storing.is_complete = piece.is_last
 
     def _keep(self, piece: Piece) -> None:
         self._kept += len(piece.content)

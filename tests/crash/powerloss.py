@@ -52,6 +52,8 @@ class Inode:
         pending: The writes since then, as offset and bytes; a truncation has None for bytes.
         entries: The durable names of a folder.
         changed: What the names have been since the last fsync, in order.
+        written: How many writes there ever were.
+        synced: When the fsync began that made it what it durably is.
     """
 
     content: bytearray = field(default_factory=bytearray)
@@ -59,10 +61,13 @@ class Inode:
     pending: list[tuple[int, bytes | None]] = field(default_factory=list)
     entries: dict[str, Inode] | None = None
     changed: list[tuple[str, Inode | None]] = field(default_factory=list)
+    written: int = 0
+    synced: int = 0
 
     def write(self, offset: int, data: bytes | None) -> None:
         _apply(self.content, offset, data)
         self.pending.append((offset, data))
+        self.written += 1
 
     def now(self) -> dict[str, Inode]:
         """The names of a folder as a program sees them."""
@@ -110,13 +115,15 @@ class Disk:
         self._top = Inode(entries={})
         self._open: dict[int, tuple[Inode, int]] = {}
         # What an fsync that has begun will have made durable.
-        self._syncing: dict[int, tuple[Inode, bytes, int, dict[str, Inode]]] = {}
+        self._syncing: dict[int, tuple[int, Inode, bytes, int, dict[str, Inode]]] = {}
+        self._syncs = 0
         self.revision = 0
 
     def begin(self, call: Call) -> None:
         """A call has begun: an fsync is good for what was written before it."""
         if call.name in ("fsync", "fdatasync") and (inode := self._inode(call.path)):
-            state = (inode, bytes(inode.content), len(inode.pending), inode.now())
+            self._syncs += 1
+            state = (self._syncs, inode, bytes(inode.content), inode.written, inode.now())
             self._syncing[call.thread] = state
 
     def end(self, call: Call) -> None:
@@ -184,10 +191,14 @@ class Disk:
     def _fsync(self, call: Call) -> None:
         if call.thread not in self._syncing:
             return
-        inode, content, count, names = self._syncing.pop(call.thread)
+        began, inode, content, written, names = self._syncing.pop(call.thread)
+        if began < inode.synced:
+            # One that began later, and is good for more, has ended before.
+            return
+        inode.synced = began
         if inode.entries is None:
             inode.durable = content
-            del inode.pending[:count]
+            del inode.pending[: len(inode.pending) - (inode.written - written)]
         else:
             current = inode.now()
             inode.entries = names

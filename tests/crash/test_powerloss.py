@@ -92,3 +92,27 @@ def test_the_model_loses_what_a_disk_may_lose() -> None:
     on.do("write", f"3</d/b.tmp>, {text('newer')}, 5", 5)
     on.do("rename", f"{text('/d/b.tmp')}, {text('/d/a')}")
     assert on.left_of("a") == {b"new", b""}
+
+
+@pytest.mark.parametrize("order", [(2, 1), (1, 2)])
+def test_of_two_syncs_that_overlap_each_is_good_for_what_came_before_it(
+    order: tuple[int, int],
+) -> None:
+    on = Written()
+    on.do("openat", f"AT_FDCWD, {text('/d/a')}, O_WRONLY|O_CREAT", 3, "/d/a")
+    syncs = {thread: Call(thread, "fsync", "(4</d>)", 0) for thread in (1, 2)}
+    contents = {thread: Call(thread + 2, "fsync", "(3</d/a>)", 0) for thread in (1, 2)}
+    on.do("write", f"3</d/a>, {text('one')}, 3", 3)
+    on.disk.begin(syncs[1])
+    on.disk.begin(contents[1])
+    on.do("openat", f"AT_FDCWD, {text('/d/b')}, O_WRONLY|O_CREAT", 5, "/d/b")
+    on.do("write", f"3</d/a>, {text('two')}, 3", 3)
+    on.disk.begin(syncs[2])
+    on.disk.begin(contents[2])
+    on.do("write", f"3</d/a>, {text('three')}, 5", 5)
+    for thread in order:
+        on.disk.end(syncs[thread])
+        on.disk.end(contents[thread])
+    assert on.left_of("b") == {b""}
+    assert on.left_of("a") == {b"onetwo"}
+    assert on.disk.survivors("a")[0].pending == [(6, b"three")]  # type: ignore[union-attr]

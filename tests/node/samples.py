@@ -75,9 +75,7 @@ def store(archive: Archive, series_uid: str, encoding: Encoding, content: bytes)
     incoming = archive.receive(encoding)
     try:
         incoming.write(content)
-        archived = archive.keep(incoming, series_uid)
-        archive.make_durable([archived.path])
-        return archived
+        return archive.keep(incoming, series_uid)
     finally:
         incoming.discard()
 

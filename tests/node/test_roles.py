@@ -16,14 +16,15 @@ import psutil
 import pytest
 
 from node.app import Role
+from node.archive import Archive
 from node.clock import utc_now
 from node.errors import Stop
 from node.ledger import Ledger, open_ledger, sqlite_url
-from node.lock import hold
+from node.lock import beats, hold
 from node.loopback import LOOPBACK, local_node
 from node.records import AssociationRecord
 from node.supervisor import READY
-from tests.node.samples import ct
+from tests.node.samples import ct, new_ledger
 from tests.node.scu import associated, store
 from tests.peers import wait_until
 
@@ -130,6 +131,21 @@ def test_a_role_ends_with_its_supervisor(tmp_path: Path) -> None:
         assert process.wait(20) == 0
 
 
+def test_acceptors_count_associations_together(tmp_path: Path) -> None:
+    limits = {
+        "PSEUDOMRI_RECEIVE__PROCESSES": "2",
+        "PSEUDOMRI_RECEIVE__ALLOW_ANY_PEER": "true",
+        "PSEUDOMRI_RECEIVE__MAXIMUM_ASSOCIATIONS": "3",
+    }
+    with role_process(Role.RECEIVE, tmp_path, **limits) as node:
+        port = int(dict(one.split("=") for one in ready_line(node).split()[1:])["port"])
+        with ExitStack() as stack:
+            senders = [stack.enter_context(associated(port)) for _ in range(8)]
+            assert [sender.is_established for sender in senders].count(True) == 3
+        with associated(port) as sender:
+            assert sender.is_established
+
+
 def test_acceptors_share_the_port_and_stand_in_for_each_other(tmp_path: Path) -> None:
     two = {"PSEUDOMRI_RECEIVE__PROCESSES": "2", "PSEUDOMRI_RECEIVE__ALLOW_ANY_PEER": "true"}
     with role_process(Role.RECEIVE, tmp_path, **two) as node:
@@ -152,6 +168,28 @@ def test_acceptors_share_the_port_and_stand_in_for_each_other(tmp_path: Path) ->
             wait_until(lambda: len(psutil.Process(node.pid).children()) == 2, START_S)
             wait_until(lambda: not open_associations(ledger), START_S, "the new life to tidy up")
         ledger.close()
+
+
+def test_what_acceptors_left_that_there_are_no_more_of_is_tidied_up(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path, utc_now)
+    for name in ("receive-1", "receive-3", "receive-4"):
+        ledger.receiving.open_association(name, "CT1", "PSEUDOMRI", LOOPBACK)
+        with hold(tmp_path, name):
+            pass
+    incoming = Archive(tmp_path / "archive", "test").folder / "incoming"
+    for name in ("receive-1.7.1.tmp", "receive-3.7.1.tmp", "receive-4.7.1.tmp", "work.7.1.tmp"):
+        (incoming / name).write_bytes(b"half")
+    (tmp_path / "locks" / "receive-3.lock").write_text("7")  # it was killed
+    with hold(tmp_path, "receive-4"), role_process(Role.RECEIVE, tmp_path) as node:
+        ready_line(node)
+        # One of them still runs.
+        assert sorted(one.name for one in incoming.iterdir()) == [
+            "receive-4.7.1.tmp",
+            "work.7.1.tmp",
+        ]
+        assert open_associations(ledger) == 1
+        assert "receive-3" not in beats(tmp_path)
+    ledger.close()
 
 
 def open_associations(ledger: Ledger) -> int:

@@ -23,9 +23,9 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
 
-from node.archive import Archive, Incoming
+from node import archive
+from node.archive import Incoming
 from node.clock import utc_now
-from node.errors import Retry
 from node.intake import Answer
 from node.ledger import open_ledger, sqlite_url
 from node.streaming import upper_layer
@@ -325,12 +325,12 @@ def test_a_disk_that_fails_while_streaming_costs_that_instance_alone(
 
 def test_no_row_without_a_durable_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
-        raise Retry("the archive's disk refused a file: I/O error")
+        raise OSError(5, "I/O error")
 
     station = Station(tmp_path)
     with associated(station.port) as association:
         with monkeypatch.context() as broken:
-            broken.setattr(Archive, "make_durable", fail)
+            broken.setattr(archive, "_sync_folder", fail)
             assert store(association, ct(1))[0] == 0xA700
         assert station.held() == {}
         assert store(association, ct(1))[0] == 0x0000
@@ -361,13 +361,14 @@ def test_many_associations_share_their_commits(tmp_path: Path) -> None:
     """More instances than commits: those that wait for the disk go together."""
     station = Station(tmp_path)
     batches: list[int] = []
-    record = station.receiver._intake._receiving.record_instances
+    together = station.receiver._intake._together
+    record = together._work
 
     def counted(arrivals: Any) -> Any:
         batches.append(len(arrivals))
         return record(arrivals)
 
-    station.receiver._intake._receiving.record_instances = counted  # type: ignore[method-assign]
+    together._work = counted  # type: ignore[misc]
 
     def send(first: int) -> None:
         with associated(station.port) as association:
