@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PEERS := systemd rsyslog rsyslog-gnutls dcmtk orthanc orthanc-dicomweb postgresql strace
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help demo test install lint types imports dockerfile unit peers constraints clean
+.PHONY: help demo test install lint types imports dockerfile unit coverage peers constraints clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,10 @@ dockerfile: $(VENV)/.test
 
 # Two files at a time, one thread each: most tests wait for servers, or for processes to end.
 unit: $(VENV)/.test peers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests
+
+# Tracing takes a quarter of the time, so CI goes without.
+coverage: $(VENV)/.test peers  ## the tests, and which lines none of them reaches
 	$(BIN)/python -m coverage erase
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov \
 	  --cov-report=term:skip-covered tests

@@ -1,6 +1,7 @@
 """Patients to send, and a node that delivers to a real PACS.
 
-A phantom is drawn once a session, on a coarse grid: the journey is what is tested here.
+A phantom is drawn once for all that run these tests, on a coarse grid: the journey is what is
+tested here.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from pipeline.phantom import Finding, Variant, patient
 from pipeline.phantom.dicom import write
@@ -32,6 +34,8 @@ BY_HEADER = frozenset(
 
 # Fewer samples than a site would take: the journey is the same.
 QUICK = {"synthesis": {"samples": 2}}
+# Without a support map, where nobody looks at the result.
+IMAGES_ONLY = {"synthesis": {"samples": 0}}
 
 PhantomFolder = Callable[..., Path]
 
@@ -49,13 +53,19 @@ def neck_ct() -> Path:
 @pytest.fixture(scope="session")
 def phantom_ct(tmp_path_factory: pytest.TempPathFactory) -> PhantomFolder:
     """Draws the CT of a phantom into a folder; the same arguments give the same folder."""
+    base = tmp_path_factory.getbasetemp()
+    # Each process of pytest-xdist has a folder of its own in one that they share.
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     @cache
     def draw(seed: int, variant: Variant | None = None) -> Path:
-        folder = tmp_path_factory.mktemp(f"phantom-{seed}-{variant or 'ct'}")
-        person = patient(seed, (Finding.PREVERTEBRAL_HAEMATOMA,))
-        spacing_mm = COARSEST_MM if variant in BY_HEADER else COARSE_MM
-        write(person, folder, spacing_mm=spacing_mm, variant=variant)
+        folder = shared / f"phantom-{seed}-{variant or 'ct'}"
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                person = patient(seed, (Finding.PREVERTEBRAL_HAEMATOMA,))
+                spacing_mm = COARSEST_MM if variant in BY_HEADER else COARSE_MM
+                write(person, Path(f"{folder}.new"), spacing_mm=spacing_mm, variant=variant)
+                Path(f"{folder}.new").rename(folder)
         return folder / "CT"
 
     return draw

@@ -8,7 +8,7 @@ import pytest
 
 from node.loopback import LOOPBACK, local_node
 from tests.journey import observing
-from tests.journey.conftest import QUICK, PhantomFolder
+from tests.journey.conftest import IMAGES_ONLY, PhantomFolder
 from tests.node.test_commitment import Archive
 from tests.peers import dcmsend, free_port, start_orthanc
 
@@ -32,7 +32,7 @@ def test_orthanc_commits_and_another_archive_gets_again_what_it_refused(
             observing.destination(other.peer.port, "other", "PEER") | asked,
         ]
         # No report on the association of the request: it has to come to our port.
-        changes = {**QUICK, "node": {"port": port}, "delivery": {"commitment_stay_s": 0.0}}
+        changes = {**IMAGES_ONLY, "node": {"port": port}, "delivery": {"commitment_stay_s": 0.0}}
         with local_node(tmp_path / "node", targets, changes) as node:
             assert dcmsend(folder, port).returncode == 0
             journey = observing.wait_until_over(node, [uid])[uid]

@@ -14,7 +14,7 @@ from node.errors import Retry
 from node.ledger.entries import Destination
 from node.loopback import LOOPBACK, LocalNode, local_node
 from tests.journey import observing
-from tests.journey.conftest import QUICK, PhantomFolder
+from tests.journey.conftest import IMAGES_ONLY, PhantomFolder
 from tests.peers import ScriptedPeer, dcmsend, free_port, is_listening, wait_until
 
 pytestmark = pytest.mark.journey
@@ -56,7 +56,7 @@ def test_receiver_killed_in_mid_study_and_worker_in_mid_synthesis(
     (uid,) = observing.series_uids(folder)
     # The port must outlive the receiver: its successor binds it again.
     port = free_port()
-    changes = {"node": {"port": port}, **QUICK}
+    changes = {"node": {"port": port}, **IMAGES_ONLY}
     with ScriptedPeer() as pacs:
         target = [observing.destination(pacs.port, ae_title="PEER")]
         with local_node(tmp_path / "node", target, changes) as node:
@@ -84,7 +84,7 @@ def test_destination_down_for_a_while(phantom_ct: PhantomFolder, tmp_path: Path)
     (uid,) = observing.series_uids(folder)
     port = free_port()
     target = [observing.destination(port, ae_title="PEER")]
-    stubborn = {"delivery": {"first_retry_s": 0.5, "longest_retry_s": 1.0}, **QUICK}
+    stubborn = {"delivery": {"first_retry_s": 0.5, "longest_retry_s": 1.0}, **IMAGES_ONLY}
     with local_node(tmp_path / "node", target, stubborn) as node:
         assert dcmsend(folder, node.service.port).returncode == 0
 
@@ -104,7 +104,7 @@ def test_sigterm_ends_in_time_and_loses_nothing(phantom_ct: PhantomFolder, tmp_p
     (uid,) = observing.series_uids(folder)
     with ScriptedPeer() as pacs:
         target = [observing.destination(pacs.port, ae_title="PEER")]
-        with local_node(tmp_path / "node", target, QUICK) as node:
+        with local_node(tmp_path / "node", target, IMAGES_ONLY) as node:
             assert dcmsend(folder, node.service.port).returncode == 0
             wait_until(lambda: observing.story(node.ledger, uid)["syntheses"], 60, "a synthesis")
             node.service.process.terminate()
@@ -112,5 +112,5 @@ def test_sigterm_ends_in_time_and_loses_nothing(phantom_ct: PhantomFolder, tmp_p
                 assert node.service.process.wait(40) == 0
             except subprocess.TimeoutExpired:
                 pytest.fail("the node did not end within 40 s of SIGTERM")
-        with local_node(tmp_path / "node", target, QUICK) as node:
+        with local_node(tmp_path / "node", target, IMAGES_ONLY) as node:
             assert_delivered_once(node, pacs, uid)
