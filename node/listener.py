@@ -9,12 +9,19 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from node import tls
 from node.streaming import OnEnd, OpenSink, StreamingServer
+
+YIELD_S: Final = 0.008
+"""How long an acceptor leaves a new connection to the others, for each association that it has:
+threads of one process wait for the interpreter's lock, processes do not."""
+
+_MOST_YIELDS: Final = 2
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,9 @@ class Listener(StreamingServer):
         self.daemon_threads = True
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        """Accept, and nothing more."""
+        """Accept, and nothing more; after the acceptors that have fewer associations."""
+        if self.is_shared:
+            time.sleep(min(len(self.active_associations), _MOST_YIELDS) * YIELD_S)
         connection, address = cast(socket.socket, self.socket).accept()
         # A peer that stops in the middle of a PDU must not hold its reader for ever.
         connection.settimeout(self._door.timeout_s)

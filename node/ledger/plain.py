@@ -6,7 +6,7 @@ The statements here are those that both databases understand; `?` marks a value 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Final
@@ -39,9 +39,7 @@ class Plain:
         return int(self._cursor.rowcount)
 
     def _execute(self, statement: str, values: Sequence[object]) -> None:
-        marked = _marked(statement, self._marker)
-        # psycopg takes several statements at once only where it is given no values at all.
-        self._cursor.execute(marked, *([values] if values else []))
+        self._cursor.execute(_marked(statement, self._marker), values)
 
     def run_all(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
         """Run a statement for each of these rows."""
@@ -56,10 +54,10 @@ class Writer:
 
     Args:
         engine: Of the database.
-        begin: The statements that begin a write transaction.
+        begin: Begins a write transaction with a cursor of the driver.
     """
 
-    def __init__(self, engine: Engine, begin: Sequence[str]) -> None:
+    def __init__(self, engine: Engine, begin: Callable[[Any], None]) -> None:
         self._engine: Final = engine
         self._begin: Final = begin
         self._keeps: Final = engine.dialect.name == "sqlite"
@@ -73,10 +71,8 @@ class Writer:
         """
         connection, self._kept = self._kept or self._engine.raw_connection(), None
         try:
-            plain = Plain(connection, self._engine)
-            for statement in self._begin:
-                plain.run(statement)
-            yield plain
+            self._begin(connection.cursor())
+            yield Plain(connection, self._engine)
             connection.commit()
         except BaseException:
             connection.close()

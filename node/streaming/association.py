@@ -307,6 +307,11 @@ class StreamingServer(ThreadedAssociationServer):
         options["request_handler"] = _Handler
         super().__init__(*arguments, **options)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes accept from the same socket."""
+        return self._port is not None
+
     def server_bind(self) -> None:
         """Bind, or take over the shared socket."""
         if self._port is None:
