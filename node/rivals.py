@@ -5,6 +5,7 @@ Each runs as its makers ship it, in processes of its own, on loopback, with its 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -199,8 +200,12 @@ def _running(command: Sequence[str], log: Path, port: int) -> Iterator[int]:
 
 def _processor_s(root: int) -> float:
     """Of a process, its children, and those of them that have ended."""
-    parent = psutil.Process(root)
-    return sum(sum(one.cpu_times()[:4]) for one in [parent, *parent.children(recursive=True)])
+    parent, used_s = psutil.Process(root), 0.0
+    for child in parent.children(recursive=True):
+        # One that has just ended is counted by its parent, which is asked last.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            used_s += sum(child.cpu_times()[:4])
+    return used_s + sum(parent.cpu_times()[:4])
 
 
 def _is_listening(port: int) -> bool:
