@@ -181,6 +181,8 @@ class WebDestination(_Section):
     client_certificate: bool = False
     # The CAs of its certificate; the ones that the system knows when left out.
     ca_file: Path | None = None
+    # Revocation lists of these CAs.
+    crl_file: Path | None = None
     # As of a destination by C-STORE.
     outside: bool = False
 
@@ -190,6 +192,8 @@ class WebDestination(_Section):
             raise ValueError("url must not hold a name or password; use token_file")
         if self.url.scheme != "https" and (self.token_file or self.client_certificate):
             raise ValueError("url must begin with https where a token or certificate is shown")
+        if self.crl_file is not None and self.ca_file is None:
+            raise ValueError("crl_file holds the revocation lists of ca_file, which is missing")
         return self
 
 

@@ -114,7 +114,7 @@ def _prepare(session: requests.Session, destination: WebDestination, settings: T
         session.auth = _Bearer(_token(destination.token_file))
     if destination.ca_file is not None:
         session.verify = str(destination.ca_file)
-    context = tls.web_context(settings, destination.client_certificate, utc_now())
+    context = tls.web_context(settings, destination, utc_now())
     session.mount("https://", _Profiled(context))
 
 

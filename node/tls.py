@@ -24,7 +24,7 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 
-from config.settings import TlsSettings
+from config.settings import TlsSettings, WebDestination
 from node.clock import Clock
 from node.errors import Refuse, Stop
 
@@ -224,24 +224,30 @@ def client_context(settings: TlsSettings, checks_name: bool, now: datetime) -> C
     return context
 
 
-def web_context(settings: TlsSettings, shows_certificate: bool, now: datetime) -> ssl.SSLContext:
-    """For HTTPS: the profile's versions and suites; whose certificates are taken is the caller's.
+def web_context(
+    settings: TlsSettings, destination: WebDestination, now: datetime
+) -> ssl.SSLContext:
+    """For HTTPS: the profile's versions and suites; the CAs that are trusted are the caller's.
 
     Args:
         settings: Profile, and the files of our certificate.
-        shows_certificate: Whether it is shown.
+        destination: Whether that is shown to it, and the revocation lists it has to pass.
         now: The present moment, UTC.
 
     Raises:
-        Refuse: When a file of it is wrong.
+        Refuse: When a file is wrong.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _harden(context, settings)
-    if shows_certificate:
-        try:
+    try:
+        if destination.client_certificate:
             _show_certificate(context, settings, now)
-        except Stop as error:
-            raise Refuse(str(error)) from error
+        if destination.crl_file is not None and destination.ca_file is not None:
+            authorities = _certificates(f"{destination.name}: ca_file", destination.ca_file)
+            setting = f"{destination.name}: crl_file"
+            _heed_revocation(context, setting, destination.crl_file, authorities, now)
+    except Stop as error:
+        raise Refuse(str(error)) from error
     return context
 
 
@@ -265,7 +271,7 @@ def expiries(settings: TlsSettings, now: datetime) -> tuple[Expiry, ...]:
     if settings.crl_file is not None:
         found += [
             _expiry("tls.crl_file", one.next_update_utc, now, CRL_DUE_DAYS)
-            for one in _revocation_lists(settings.crl_file)
+            for one in _revocation_lists("tls.crl_file", settings.crl_file)
             if one.next_update_utc is not None
         ]
     return tuple(sorted(found, key=lambda expiry: expiry.not_after))
@@ -302,43 +308,50 @@ def _prepare(context: ssl.SSLContext, settings: TlsSettings, now: datetime) -> N
     _check_validity("tls.ca_file", ca, now)
     context.load_verify_locations(ca)
     if settings.crl_file is not None:
-        _check_revocation(settings.crl_file, _certificates("tls.ca_file", ca), now)
-        context.load_verify_locations(settings.crl_file)
-        # Of the peer's own certificate: whoever revokes a CA takes it out of ca_file.
-        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+        authorities = _certificates("tls.ca_file", ca)
+        _heed_revocation(context, "tls.crl_file", settings.crl_file, authorities, now)
 
 
-def _check_revocation(path: Path, authorities: list[x509.Certificate], now: datetime) -> None:
-    """Refuse revocation lists by which OpenSSL would refuse every peer, or any CA's own."""
-    for one in _revocation_lists(path):
+def _heed_revocation(
+    context: ssl.SSLContext,
+    setting: str,
+    path: Path,
+    authorities: list[x509.Certificate],
+    now: datetime,
+) -> None:
+    """Take the lists, unless OpenSSL would refuse every peer by them, or any CA's own."""
+    for one in _revocation_lists(setting, path):
         issuer, end = one.issuer.rfc4514_string(), one.next_update_utc
         if one.last_update_utc > now:
             raise Stop(
-                f"tls.crl_file: expected current revocation lists, that of {issuer} in {path} is"
+                f"{setting}: expected current revocation lists, that of {issuer} in {path} is"
                 f" not valid before {one.last_update_utc.isoformat()}; check the clock"
             )
         if end is not None and end < now:
             raise Stop(
-                f"tls.crl_file: expected current revocation lists, that of {issuer} in {path}"
+                f"{setting}: expected current revocation lists, that of {issuer} in {path}"
                 f" expired on {end.isoformat()}; get the CA's newest one"
             )
         signers = [ca for ca in authorities if ca.subject == one.issuer]
         keys = [cast(CertificateIssuerPublicKeyTypes, ca.public_key()) for ca in signers]
         if keys and not any(one.is_signature_valid(key) for key in keys):
             raise Stop(
-                f"tls.crl_file: expected a revocation list that {issuer} signed, that in {path} is"
+                f"{setting}: expected a revocation list that {issuer} signed, that in {path} is"
                 " signed by somebody else"
             )
+    context.load_verify_locations(path)
+    # Of the peer's own certificate: whoever revokes a CA takes it out of ca_file.
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
 
 
-def _revocation_lists(path: Path) -> list[x509.CertificateRevocationList]:
-    content = _read("tls.crl_file", path)
+def _revocation_lists(setting: str, path: Path) -> list[x509.CertificateRevocationList]:
+    content = _read(setting, path)
     try:
         found = [x509.load_pem_x509_crl(one) for one in _CRL.findall(content)]
     except ValueError as error:
-        raise Stop(f"tls.crl_file: expected revocation lists in PEM, {path} is damaged") from error
+        raise Stop(f"{setting}: expected revocation lists in PEM, {path} is damaged") from error
     if not found:
-        raise Stop(f"tls.crl_file: expected revocation lists in PEM, found none in {path}")
+        raise Stop(f"{setting}: expected revocation lists in PEM, found none in {path}")
     return found
 
 

@@ -8,6 +8,7 @@ import re
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class Web:
         wants_certificate: bool = False,
         ciphers: str | None = None,
     ) -> None:
-        pair = ca.issue("web")
+        pair = self.pair = ca.issue("web")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         if ciphers is not None:
             context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -286,6 +287,22 @@ def test_a_service_of_another_ca_gets_nothing(
     assert web.heard == []
 
 
+def test_a_service_whose_certificate_was_revoked_gets_nothing(
+    ca: Authority, instances: list[OutgoingInstance]
+) -> None:
+    accept: Script = lambda uids: (200, response(dict.fromkeys(uids, 0), {}))  # noqa: E731
+    with Web(ca, accept) as web:
+        clean = ca.revoke(ca.issue("another"), name="clean.crl")
+        assert len(send(instances, web_destination(web.url, ca, crl_file=clean))) == 3
+        revoked = ca.revoke(web.pair, name="revoked.crl")
+        with pytest.raises(Unreachable, match="TLS failed"):
+            send(instances, web_destination(web.url, ca, crl_file=revoked))
+        old = ca.revoke(name="old.crl", begin=timedelta(days=-9), end=timedelta(days=-2))
+        with pytest.raises(Refuse, match=r"cloud: crl_file: expected current .*old\.crl expired"):
+            send(instances, web_destination(web.url, ca, crl_file=old))
+    assert len(web.heard) == 1
+
+
 def test_a_service_outside_the_profile_gets_nothing(
     ca: Authority, instances: list[OutgoingInstance]
 ) -> None:
@@ -311,3 +328,8 @@ def test_a_service_outside_the_profile_gets_nothing(
 def test_secrets_only_go_over_tls(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         WebDestination(**{"name": "cloud", **fields})
+
+
+def test_revocation_lists_go_with_their_ca() -> None:
+    with pytest.raises(ValidationError, match="ca_file, which is missing"):
+        WebDestination(name="cloud", url="https://localhost/", crl_file="lists.pem")
