@@ -47,8 +47,8 @@ _CHAIN_LOCK: Final = 0x70736575
 
 LOOK_S: Final = 0.0005
 """How often a process looks whether it is its turn to write to SQLite. A transaction of received
-instances takes 1.4 ms; SQLite's own waiting sleeps 1, 2, 5, 10 and up to 100 ms between two looks,
-so that four acceptors waited longer for each other than for the disk."""
+instances takes about a millisecond; SQLite's own waiting sleeps 1, 2, 5, 10 and up to 100 ms
+between two looks, so that acceptors waited longer for each other than for the disk."""
 
 _READING: Final = "pseudomri_reading"
 # SQLite's result codes carry details above these bits.
