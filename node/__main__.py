@@ -8,6 +8,7 @@ command runs, so that help comes at once and `status` needs no accelerator stack
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -489,6 +490,9 @@ def bench_synthesis(
 
 def main() -> None:
     """Run the command line; every error ends in one of the exit codes."""
+    # Ended from outside, a command still ends the processes that it started and removes what it
+    # made for itself; `serve` has a way of its own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()
     except BrokenPipeError:

@@ -23,9 +23,10 @@ from node.logs import describe
 from node.stages import Order, PackagedInstance, Stages
 from node.workfiles import Made, Prepared
 from pipeline.anatomy import Anatomy, find_anatomy
-from pipeline.contrast import SeriesKind
+from pipeline.contrast import Contrast, SeriesKind
 from pipeline.fidelity import Fidelity, foot_notes, measure_fidelity
 from pipeline.geometry import Float32, Grid, Volume
+from pipeline.hyperintensity import Areas, facts_of, outlined, unsupported_areas
 from pipeline.places import find_places
 from pipeline.provenance import pixel_digest, software_versions
 from pipeline.reformat import sagittal_stack
@@ -106,6 +107,8 @@ def judged(result: Synthesis, prepared: Prepared, model: Model) -> Made:
     reference = model.calibration.reference if model.calibration else None
     fidelity = measure_fidelity(prepared.stack, result, prepared.places, reference)
     fidelity.check()
+    areas = _areas(result, prepared)
+    outlines = [] if areas is None else facts_of(areas, result.grid.spacing_mm)
     elapsed_s = time.perf_counter() - began
     contrasts = tuple(result.images)
     spread = [result.spread[contrast] for contrast in contrasts] if result.spread else []
@@ -113,16 +116,31 @@ def judged(result: Synthesis, prepared: Prepared, model: Model) -> Made:
         images=np.stack([result.images[contrast] for contrast in contrasts]),
         spread=np.array(spread, dtype=np.float32),
         unsupported=None if result.support is None else result.support.unsupported,
+        areas=areas,
         contrasts=tuple(str(contrast) for contrast in contrasts),
         grid=result.grid,
         frame_of_reference_uid=result.frame_of_reference_uid,
-        foot_notes=foot_notes(fidelity),
-        warnings=(*fidelity.warnings, *_shortfalls(result, model)),
-        facts=_facts(result, fidelity, model),
+        foot_notes=foot_notes(fidelity, has_outlines=bool(outlines)),
+        warnings=(*_outlined(len(outlines)), *fidelity.warnings, *_shortfalls(result, model)),
+        facts={**_facts(result, fidelity, model), "outlined": outlines},
         timings_s={
             name: round(s, 3) for name, s in {**result.timings_s, "fidelity": elapsed_s}.items()
         },
     )
+
+
+def _areas(result: Synthesis, prepared: Prepared) -> Areas | None:
+    """What is bright on STIR without support; None when STIR or the support is not there."""
+    if result.support is None or Contrast.STIR not in result.images:
+        return None
+    stir, spacing_mm = result.images[Contrast.STIR], result.grid.spacing_mm
+    return unsupported_areas(stir, result.support.unsupported, prepared.places, spacing_mm)
+
+
+def _outlined(count: int) -> tuple[str, ...]:
+    if not count:
+        return ()
+    return (f"outlined: bright areas on STIR that the CT does not support: {count}",)
 
 
 def _shortfalls(result: Synthesis, model: Model) -> tuple[str, ...]:
@@ -231,8 +249,8 @@ def package(
             from_text(order.created_at),
             equipment,
             prepared.side_notes,
-            # The last line is the warning, or else the shares.
-            (LEGEND, *made.foot_notes[-1:]) if is_support else made.foot_notes,
+            # The first line are the shares, which the hatch shows.
+            (LEGEND, *made.foot_notes[1:]) if is_support else made.foot_notes,
         )
         for index, ds in enumerate(series):
             content = io.BytesIO()
@@ -248,11 +266,17 @@ def package(
 
 
 def _series_values(made: Made) -> Iterator[tuple[SeriesKind, Float32]]:
-    """What each series shows: the contrasts, and the first of them (T2) under the hatch."""
-    for name, image in zip(made.contrasts, made.images, strict=True):
-        yield SeriesKind(name), image
+    """What each series shows: the contrasts, and the first of them (T2) under the hatch.
+
+    All of them with the outlines: each may be looked at without the others.
+    """
+    shown = [
+        (SeriesKind(name), image) for name, image in zip(made.contrasts, made.images, strict=True)
+    ]
     if made.unsupported is not None:
-        yield SeriesKind.SUPPORT, hatched(made.images[0], made.unsupported)
+        shown.append((SeriesKind.SUPPORT, hatched(made.images[0], made.unsupported)))
+    for kind, image in shown:
+        yield kind, image if made.areas is None else outlined(image, made.areas)
 
 
 def side_notes(anatomy: Anatomy, grid: Grid) -> tuple[tuple[int, str], ...]:

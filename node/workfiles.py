@@ -22,6 +22,7 @@ import numpy as np
 from node.errors import NoSpace
 from node.faults import Point, reach
 from pipeline.geometry import Float32, Grid, Volume
+from pipeline.hyperintensity import Areas
 from pipeline.places import Mask, Places
 
 
@@ -56,6 +57,8 @@ class Made:
         images: ``(contrast, slice, row, column)`` signal relative to CSF, float32.
         spread: The same shape, or empty when no ensemble was run.
         unsupported: ``(slice, row, column)``; None when the support is not known.
+        areas: As `pipeline.hyperintensity.unsupported_areas` finds them; None without support or
+            STIR.
         contrasts: Names along the first axis.
         grid: Where the images are.
         foot_notes: For the margin, as `pipeline.labeling.mark` takes them.
@@ -67,6 +70,7 @@ class Made:
     images: Float32
     spread: Float32
     unsupported: Mask | None
+    areas: Areas | None
     contrasts: tuple[str, ...]
     grid: Grid
     frame_of_reference_uid: str
@@ -146,6 +150,8 @@ class WorkFiles:
         arrays = {"images": made.images, "spread": made.spread, "affine": made.grid.affine}
         if made.unsupported is not None:
             arrays["unsupported"] = made.unsupported
+        if made.areas is not None:
+            arrays["areas"] = made.areas
         self._save("synthesis.npz", facts, **arrays)
 
     def load_made(self) -> Made | None:
@@ -159,6 +165,7 @@ class WorkFiles:
             images,
             arrays["spread"],
             arrays.get("unsupported"),
+            arrays.get("areas"),
             tuple(facts["contrasts"]),
             Grid(images.shape[1:], arrays["affine"]),
             facts["frame_of_reference_uid"],

@@ -303,8 +303,16 @@ def is_low_bad(figure: str) -> bool:
     return _WORDS[_kind(figure)].is_low_bad
 
 
-def foot_notes(fidelity: Fidelity) -> tuple[str, ...]:
-    """What the margin of every slice says about support and limits, at most two short lines."""
+OUTLINED = "OUTLINED: BRIGHT, BUT THE CT DOES NOT SUPPORT IT"
+
+
+def foot_notes(fidelity: Fidelity, *, has_outlines: bool = False) -> tuple[str, ...]:
+    """What the margin of every slice says about support and limits, at most three short lines.
+
+    Args:
+        fidelity: Of the synthesis.
+        has_outlines: Some slices have an outline (`pipeline.hyperintensity`).
+    """
     shares = {
         "canal": fidelity.unsupported(Region.CANAL),
         "discs": fidelity.unsupported(Region.DISCS),
@@ -312,10 +320,11 @@ def foot_notes(fidelity: Fidelity) -> tuple[str, ...]:
     }
     told = [f"{name} {share:.0%}" for name, share in shares.items() if share is not None]
     first = f"UNSUPPORTED (9003): {', '.join(told)}" if told else "SUPPORT BY THE CT NOT KNOWN"
-    if not fidelity.excesses:
-        return (first,)
-    more = len(fidelity.excesses) - 1
-    return (first, f"WARNING {fidelity.excesses[0].short}" + (f" (+{more})" if more else ""))
+    notes = [first, OUTLINED] if has_outlines else [first]
+    if fidelity.excesses:
+        more = len(fidelity.excesses) - 1
+        notes.append(f"WARNING {fidelity.excesses[0].short}" + (f" (+{more})" if more else ""))
+    return tuple(notes)
 
 
 def _rounded(value: Any) -> Any:

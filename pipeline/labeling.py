@@ -9,7 +9,7 @@ From the edge inwards, the margin holds
 - the banner with the kind of series, which reads at full size;
 - a strip in which each slice holds one stroke of the letters ``AI``: bars in the slice itself,
   upright letters in every axial cut (at both sides) and coronal cut (above and below);
-- below the anatomy, two lines for what the CT does not support, and for a warning.
+- below the anatomy, three lines for what the CT does not support, and for a warning.
 
 Arrays are ``(slice, row, column)``, slices as `pipeline.reformat` orders them: column to
 posterior, row to the feet, slice to the patient's right.
@@ -35,12 +35,12 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 SIGNAL_SCALE = 2000
 HIGHEST_PIXEL = 4095
 
-# The least that holds the parts of the mark; with 256 x 256 the result is 394 x 320.
+# The least that holds the parts of the mark; with 256 x 256 the result is 407 x 320.
 MARGIN_ROWS = 56
 MARGIN_COLUMNS = 32
-# Two lines of text below the anatomy, before the margin proper.
-FOOT_ROWS = 26
-FOOT_LINES = 2
+# Three lines of text below the anatomy, before the margin proper.
+FOOT_ROWS = 39
+FOOT_LINES = 3
 
 # White in the window that the series opens with, yet not so high that a viewer which windows
 # from lowest to highest pixel would darken the anatomy.

@@ -27,6 +27,10 @@ ABOVE_MM = 15.0
 CANAL_MM, CANAL_ASIDE_MM = 5.0, 6.5
 """Half of the canal front to back without its walls, and half of the cord's width."""
 
+WALL_MM = 4.0
+"""From there to the bodies and discs: the canal's wall lies 7 mm before its middle, give or take
+two."""
+
 SOFT_HU = (-50.0, 150.0)
 DISC_MM, DISC_ALONG_MM, DISC_ASIDE_MM = 7.0, 2.6, 6.5
 DISC_HU = (20.0, 170.0)
@@ -47,6 +51,8 @@ BEHIND_MM = (9.0, 30.0)
 BEHIND_ASIDE_MM = 3.5
 BEHIND_HU = (-60.0, 120.0)
 VERTEBRA_MM, VERTEBRA_ASIDE_MM = 32.0, 9.5
+BODY_ASIDE_MM = 8.0
+"""Half of a body's width, short of the foramina of the vertebral arteries."""
 
 
 class Region(StrEnum):
@@ -56,6 +62,7 @@ class Region(StrEnum):
     DISCS = "discs"
     PREVERTEBRAL = "prevertebral"
     INTERSPINOUS = "interspinous"
+    BODIES = "bodies"
 
 
 LIGAMENTS = (Region.PREVERTEBRAL, Region.INTERSPINOUS)
@@ -181,6 +188,10 @@ def _region(region: Region, smooth: Float32, along: _Along, arcs: Mapping[str, f
         inside = (before >= STRIP_MM[0]) & (before <= STRIP_MM[1])
         inside = inside & (along.aside <= DISC_ASIDE_MM)
         return np.asarray(in_neck & inside & _between(smooth, STRIP_HU))
+    if region is Region.BODIES:
+        front = _body_front(smooth, along)
+        inside = (along.front >= CANAL_MM + WALL_MM) & (along.front <= front) & np.isfinite(front)
+        return np.asarray(in_neck & inside & (along.aside <= BODY_ASIDE_MM))
     behind = (along.front <= -BEHIND_MM[0]) & (along.front >= -BEHIND_MM[1])
     inside = behind & (along.aside <= BEHIND_ASIDE_MM)
     return np.asarray(in_neck & inside & _between(smooth, BEHIND_HU))
@@ -191,8 +202,7 @@ def _discs(smooth: Float32, along: _Along, arcs: Mapping[str, float]) -> Mask:
     at_disc = np.zeros(along.arc.shape, dtype=np.bool_)
     for arc in arcs.values():
         at_disc |= np.abs(along.arc - arc) <= DISC_ALONG_MM
-    # The canal's wall lies 7 mm before its middle, give or take two.
-    depth = np.abs(along.front - (CANAL_MM + 4.0 + DISC_MM)) <= DISC_MM
+    depth = np.abs(along.front - (CANAL_MM + WALL_MM + DISC_MM)) <= DISC_MM
     inside = at_disc & depth & (along.aside <= DISC_ASIDE_MM)
     return np.asarray(inside & _between(smooth, DISC_HU))
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -47,8 +45,6 @@ def ingest(
 ) -> None:
     """Measure all three in turns, several times, and say how far apart they are."""
     rivals.require()
-    # Ended from outside it still ends its receivers and removes its folder.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     acceptors = processes or settings_of(None).receive.processes
     starts: dict[str, Start] = {
         "ours": partial(rivals.ours, processes=acceptors),

@@ -12,6 +12,9 @@ from pipeline.evaluation.reference_free import ReferenceFree
 from pipeline.evaluation.scores import Score
 
 CANAL_AP_MM = 0.5
+"""Between pseudo-T2 and true T2. An MRI does not show where the bone begins: measured against bone
+a true T2 is off by more than this, and no synthesis can be asked to be nearer than an MRI."""
+
 CORD_CENTER_MM = 0.7
 DETECTION = 0.9
 RESOLVED = 0.95

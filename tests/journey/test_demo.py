@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 from pydicom import dcmread
@@ -105,6 +108,32 @@ def test_demo_of_what_is_no_neck_is_declined(tmp_path: Path) -> None:
     (series,) = json.loads(done.stdout)["series"].values()
     assert series["state"] == "declined"
     assert "Traceback" not in done.stderr
+
+
+def test_a_demo_that_is_ended_takes_its_node_along(
+    phantom_ct: PhantomFolder, tmp_path: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "node",
+        "demo",
+        str(phantom_ct(2)),
+        "--out",
+        str(tmp_path / "it"),
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as demo:
+        deadline = time.monotonic() + 120
+        # As soon as the node has roles of its own.
+        while len(started := psutil.Process(demo.pid).children(recursive=True)) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        demo.terminate()
+        assert demo.wait(60) == 128 + signal.SIGTERM
+    _, left = psutil.wait_procs(started, timeout=1)
+    assert not left
 
 
 def test_bench_tells_where_the_time_goes(phantom_ct: PhantomFolder) -> None:

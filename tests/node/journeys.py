@@ -190,6 +190,7 @@ def synthesize(prepared: Prepared, order: Order) -> Made:
         images,
         np.zeros_like(images),
         None,
+        None,
         ("T2", "STIR"),
         prepared.stack.grid,
         prepared.stack.frame_of_reference_uid,

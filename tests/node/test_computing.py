@@ -14,11 +14,13 @@ from pydicom import Dataset, dcmread
 from node.computing import LEGEND, judged, real_stages, side_notes
 from node.picture import _unsupported
 from node.stages import Order
-from node.workfiles import Prepared, WorkFiles
+from node.workfiles import Made, Prepared, WorkFiles
 from pipeline import labeling
 from pipeline.anatomy import Anatomy, Coverage
-from pipeline.contrast import ALL_CONTRASTS, SeriesKind
+from pipeline.contrast import ALL_CONTRASTS, Contrast, SeriesKind
 from pipeline.errors import Declined
+from pipeline.fidelity import OUTLINED
+from pipeline.hyperintensity import outline
 from pipeline.levels import Level
 from pipeline.reformat import STACK_SHAPE, stack_grid
 from pipeline.symmetry import MidsagittalPlane
@@ -26,6 +28,7 @@ from pipeline.synthesis import Model, load_model, synthesize
 from tests.label_contract import assert_label_contract
 from tests.pipeline.models import save_tiny
 from tests.pipeline.test_fidelity import reference
+from tests.pipeline.test_hyperintensity import IN_BODY
 from tests.pipeline.test_secondary_capture import ct_headers, identity_of
 from tests.pipeline.test_support import calibration
 from tests.pipeline.toy_spine import toy_spine
@@ -144,6 +147,45 @@ def test_a_calibrated_model_makes_the_support_map_too(
         # the hatch is what the map says, but for pixels that happen to have its gray
         assert not (told & ~support.unsupported[index]).any()
         assert told.sum() > 0.95 * support.unsupported[index].sum()
+
+
+def test_a_bright_area_without_support_is_outlined_in_every_series_and_on_record(
+    model: Model, prepared: Prepared, order: Order, headers: list[Dataset]
+) -> None:
+    known = dataclasses.replace(model, calibration=calibration())
+    result = synthesize(prepared.stack, known, samples=2)
+    assert result.support is not None
+    stir = np.full(result.grid.shape, 0.15, dtype=np.float32)
+    unsupported = np.zeros(stir.shape, dtype=np.bool_)
+    stir[IN_BODY], unsupported[IN_BODY] = 0.6, True
+    support = dataclasses.replace(result.support, unsupported=unsupported)
+    images = {Contrast.T2: result.images[Contrast.T2], Contrast.STIR: stir}
+    made = judged(dataclasses.replace(result, images=images, support=support), prepared, known)
+    (area,) = made.facts["outlined"]
+    assert (area["first"], area["last"]) == (3, 3)
+    assert "outlined: bright areas on STIR that the CT does not support: 1" in made.warnings
+    assert made.areas is not None
+    line = outline(made.areas)
+    without = dataclasses.replace(made, areas=None)
+    for one, other in zip(
+        read(known, made, prepared, order, headers),
+        read(known, without, prepared, order, headers),
+        strict=True,
+    ):
+        assert OUTLINED in one.ImageComments
+        drawn = labeling.unmarked(one.pixel_array) != labeling.unmarked(other.pixel_array)
+        index = int(one.InstanceNumber) - 1
+        assert not (drawn & ~line[index]).any()
+        # all of it but pixels that had that very signal
+        assert drawn.sum() >= 0.4 * line[index].sum()
+        assert drawn.any() == (index == 2)
+
+
+def read(
+    model: Model, made: Made, prepared: Prepared, order: Order, headers: list[Dataset]
+) -> list[Dataset]:
+    instances = real_stages(model).package(made, prepared, headers, order)
+    return [dcmread(io.BytesIO(one.content)) for one in instances]
 
 
 def test_fewer_samples_than_calibrated_is_a_warning(

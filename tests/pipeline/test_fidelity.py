@@ -13,7 +13,7 @@ from pipeline.bone_edges import edge_agreement
 from pipeline.contrast import ALL_CONTRASTS, Contrast, SeriesKind
 from pipeline.ct_features import ct_features
 from pipeline.errors import Declined
-from pipeline.fidelity import Fidelity, foot_notes, measure_fidelity
+from pipeline.fidelity import OUTLINED, Fidelity, foot_notes, measure_fidelity
 from pipeline.geometry import Float32
 from pipeline.phantom import Tissue
 from pipeline.places import Region
@@ -184,10 +184,11 @@ def test_a_doubtful_canal_is_a_warning_with_value_limit_and_remedy() -> None:
     assert found.verdict.startswith("warning: unsupported share of canal 1; expected at most 0.3")
     assert "series 9003" in found.verdict
     found.check()
+    assert foot_notes(found, has_outlines=True)[1] == OUTLINED
     assert foot_notes(found)[1] == "WARNING canal unsupported: share 1 > 0.3"
     # it fits into the margin
     pixels = np.zeros(SHAPE, dtype=np.uint16)
-    labeling.mark(pixels, SeriesKind.T2, (), foot_notes(found))
+    labeling.mark(pixels, SeriesKind.T2, (), foot_notes(found, has_outlines=True))
 
 
 def test_another_patients_picture_is_declined() -> None:
