@@ -40,7 +40,7 @@ REACH_MM: Final = 3.0
 up whole."""
 
 LEAST_MM2: Final = 6.0
-"""In one slice. Smaller ones are noise, or a vein."""
+"""Of it in those regions, all slices together. Smaller ones are noise, or a vein."""
 
 LEAST_UNSUPPORTED: Final = 0.2
 """Share of an area that the CT does not support from which it is outlined. The map's pixels lie in
