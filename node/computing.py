@@ -108,7 +108,7 @@ def judged(result: Synthesis, prepared: Prepared, model: Model) -> Made:
     fidelity = measure_fidelity(prepared.stack, result, prepared.places, reference)
     fidelity.check()
     areas = _areas(result, prepared)
-    outlines = [] if areas is None else facts_of(areas, result.grid.spacing_mm)
+    outlines = None if areas is None else facts_of(areas, result.grid.spacing_mm)
     elapsed_s = time.perf_counter() - began
     contrasts = tuple(result.images)
     spread = [result.spread[contrast] for contrast in contrasts] if result.spread else []
@@ -121,7 +121,7 @@ def judged(result: Synthesis, prepared: Prepared, model: Model) -> Made:
         grid=result.grid,
         frame_of_reference_uid=result.frame_of_reference_uid,
         foot_notes=foot_notes(fidelity, has_outlines=bool(outlines)),
-        warnings=(*_outlined(len(outlines)), *fidelity.warnings, *_shortfalls(result, model)),
+        warnings=(*_outlined(outlines, result), *fidelity.warnings, *_shortfalls(result, model)),
         facts={**_facts(result, fidelity, model), "outlined": outlines},
         timings_s={
             name: round(s, 3) for name, s in {**result.timings_s, "fidelity": elapsed_s}.items()
@@ -137,10 +137,15 @@ def _areas(result: Synthesis, prepared: Prepared) -> Areas | None:
     return unsupported_areas(stir, result.support.unsupported, prepared.places, spacing_mm)
 
 
-def _outlined(count: int) -> tuple[str, ...]:
-    if not count:
-        return ()
-    return (f"outlined: bright areas on STIR that the CT does not support: {count}",)
+def _outlined(outlines: Sequence[object] | None, result: Synthesis) -> tuple[str, ...]:
+    if outlines:
+        return (
+            f"outlined: {len(outlines)} bright areas on STIR may be invented. Read the CT there,"
+            " and an MRI where the question needs one.",
+        )
+    if outlines is None and result.support is not None:
+        return ("bright areas were not looked for: that needs STIR among the contrasts",)
+    return ()
 
 
 def _shortfalls(result: Synthesis, model: Model) -> tuple[str, ...]:
@@ -165,7 +170,8 @@ def _facts(result: Synthesis, fidelity: Fidelity, model: Model) -> dict[str, obj
         "seed": result.seed,
         "samples": result.samples,
         "device": result.device,
-        # Another number of threads sums in another order: other bits, same picture.
+        # Another number of threads sums in another order: other bits, and the same picture but for
+        # an area whose support lies at a limit.
         "threads": torch.get_num_threads(),
         "dtype": result.dtype,
         "spread": {str(name): _summary(values) for name, values in result.spread.items()},

@@ -75,7 +75,7 @@ def draw(
         elif unsupported is None:
             panels.append(Panel(f"pseudo-{kind}", "synthetic, as it arrived", pixels))
         else:
-            note = "synthetic; lines: not supported"
+            note = "synthetic; hatched: not supported"
             panels.append(Panel(f"pseudo-{kind}", note, _lined(pixels, unsupported)))
     for name, files in truth:
         panels.append(Panel(f"true {name}", "of the same patient", _truth(files, plane)))

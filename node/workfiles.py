@@ -25,6 +25,10 @@ from pipeline.geometry import Float32, Grid, Volume
 from pipeline.hyperintensity import Areas
 from pipeline.places import Mask, Places
 
+FORMAT: Final = 2
+"""Of the files. What another version of the program kept is made again, so that no result has half
+of what this one would give it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -187,7 +191,7 @@ class WorkFiles:
 
     def _save(self, name: str, facts: Mapping[str, Any], **arrays: Any) -> None:
         content = io.BytesIO()
-        text = json.dumps(facts, sort_keys=True, allow_nan=False)
+        text = json.dumps({**facts, "format": FORMAT}, sort_keys=True, allow_nan=False)
         np.savez(content, facts=np.frombuffer(text.encode(), dtype=np.uint8), **arrays)
         try:
             self._write(name, content.getbuffer())
@@ -220,7 +224,7 @@ class WorkFiles:
         except (FileNotFoundError, BadZipFile):
             return None
         facts: dict[str, Any] = json.loads(arrays.pop("facts").tobytes())
-        return facts, arrays
+        return (facts, arrays) if facts.get("format") == FORMAT else None
 
 
 def _sync_folder(folder: Path) -> None:

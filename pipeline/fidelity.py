@@ -303,7 +303,8 @@ def is_low_bad(figure: str) -> bool:
     return _WORDS[_kind(figure)].is_low_bad
 
 
-OUTLINED = "OUTLINED: BRIGHT, BUT THE CT DOES NOT SUPPORT IT"
+OUTLINED = "DASHED LINE: BRIGHT ON STIR, MAY BE INVENTED"
+"""What the margin says of `pipeline.hyperintensity`: no evidence for an injury, nor against one."""
 
 
 def foot_notes(fidelity: Fidelity, *, has_outlines: bool = False) -> tuple[str, ...]:

@@ -39,12 +39,14 @@ REACH_MM: Final = 3.0
 """How far an area goes on beyond the regions, which are boxes; a thyroid beside them is not taken
 up whole."""
 
-LEAST_MM2: Final = 6.0
-"""Of it in those regions, all slices together. Smaller ones are noise, or a vein."""
+LEAST_MM3: Final = 18.0
+"""Of an area in those regions, 11 pixels of a stack. Smaller ones are noise, or a vein."""
 
 LEAST_UNSUPPORTED: Final = 0.2
-"""Share of an area that the CT does not support from which it is outlined. The map's pixels lie in
-the core of an invented area; its rim is as narrow as the interval there."""
+LEAST_CORE_MM3: Final = 60.0
+"""Share of an area that the CT does not support, or size of that part, from which it is outlined.
+The map's pixels lie in the core of an invented area, its rim is as narrow as the interval there;
+and an invented area may have grown together with one that is supported."""
 
 GAP_PX, LINE_PX = 1, 1
 DASH_PX: Final = 3
@@ -72,7 +74,7 @@ def bright_areas(stir: Float32, places: Places, spacing_mm: tuple[float, ...]) -
     canal = ndimage.binary_dilation(places.region(Region.CANAL), _CROSS, iterations=reach)
     bright = np.asarray(ndimage.binary_opening((stir > BRIGHT) & near & ~canal, _CROSS))
     numbered, count = ndimage.label(bright, _NEIGHBORS)
-    least = LEAST_MM2 / (spacing_mm[1] * spacing_mm[2])
+    least = LEAST_MM3 / np.prod(spacing_mm)
     inside = ndimage.sum_labels(regions, numbered, np.arange(count + 1))
     inside[0] = 0
     kept = np.cumsum(inside >= least) * (inside >= least)
@@ -91,8 +93,10 @@ def unsupported_areas(
         spacing_mm: Between slices, rows and columns.
     """
     areas = bright_areas(stir, places, spacing_mm)
-    shares = ndimage.mean(unsupported, areas, np.arange(int(areas.max()) + 1))
-    doubtful = np.nan_to_num(np.atleast_1d(shares)) >= LEAST_UNSUPPORTED
+    every = np.arange(int(areas.max()) + 1)
+    core = ndimage.sum_labels(unsupported, areas, every)
+    share = core / np.maximum(ndimage.sum_labels(areas >= 0, areas, every), 1)
+    doubtful = (share >= LEAST_UNSUPPORTED) | (core >= LEAST_CORE_MM3 / np.prod(spacing_mm))
     doubtful[0] = False
     return np.asarray((np.cumsum(doubtful) * doubtful)[areas], dtype=np.int32)
 
@@ -106,8 +110,9 @@ def outlined(signal: Float32, areas: Areas) -> Float32:
     """
     line = outline(areas)
     r, c = np.indices(signal.shape[1:])
-    # Slanted, so that the line alternates whichever way it runs.
-    dashes = np.where((r + 2 * c) // DASH_PX % 2 == 0, LIGHT, DARK)
+    # Counted along the line: by columns where it goes on sidewards, else by rows.
+    sidewards = ndimage.binary_dilation(line, [[[1, 0, 1]]])
+    dashes = np.where(np.where(sidewards, c, r) // DASH_PX % 2 == 0, LIGHT, DARK)
     out: Float32 = np.where(line, dashes, signal).astype(np.float32)
     return out
 

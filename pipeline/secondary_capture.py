@@ -261,7 +261,7 @@ def _add_kind(
     )
     explained = f" {_SUPPORT_EXPLAINED}" if kind is SeriesKind.SUPPORT else ""
     ds.DerivationDescription = f"{WARNING}{explained} {made_by}"
-    ds.ImageComments = " ".join((f"{WARNING}{explained} {made_by}", *foot_notes))
+    ds.ImageComments = " ".join((f"{WARNING}{explained} {made_by}", "; ".join(foot_notes)))
     ds.DerivationCodeSequence = [
         _coded(codes.DCM.MultiplanarReformatting),
         _coded(codes.DCM.SpatialResampling),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.contrast import ALL_CONTRASTS, Contrast
+from pipeline.evaluation.canal import CanalScore
 from pipeline.evaluation.injuries import Detection, Share
 from pipeline.evaluation.pages import Row, finite, html_table, markdown_table, page, words
 from pipeline.evaluation.reference_free import ReferenceFree
@@ -99,13 +100,18 @@ def targets(found: Evaluation) -> list[Target]:
         *(baseline_targets(found.stepped, "model") if found.stepped else ()),
         Target("canal AP, mm from the true T2, worst level",
                max(canal.ap_error_like_truth_mm.values()), CANAL_AP_MM, True),
-        Target("canal AP, mm from bone, worst level", max(canal.ap_error_mm.values()),
-               max(canal.truth_ap_error_mm.values()), True, "limit: the true T2, measured alike"),
+        Target("canal AP, mm further from bone than the true T2, worst level", _further(canal),
+               0.0, True),
         Target("cord center error, mm, where the CT shows it", canal.cord_error_mm["shown"],
                CORD_CENTER_MM, True),
         *detection_targets(found.detections),
         *(neck_targets(found.real.measures, stir_limits(found.uninjured)) if found.real else ()),
     ]  # fmt: skip
+
+
+def _further(canal: CanalScore) -> float:
+    """How much further from the bony diameter the pseudo-T2 is than the true T2, measured alike."""
+    return max(error - canal.truth_ap_error_mm[n] for n, error in canal.ap_error_mm.items())
 
 
 def _targets(found: Evaluation) -> str:

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,21 @@ def test_one_run_has_every_method_and_the_codec_is_lossless(found: Evaluation) -
     )
     assert model.pixels == slow.pixels < next(s.pixels for s in found.scores["model"])
     assert model.mae != slow.mae
+
+
+def test_the_canal_is_judged_against_the_true_t2_level_by_level(found: Evaluation) -> None:
+    canal = replace(
+        found.canal,
+        ap_error_like_truth_mm={"C3": 0.3, "C4": 0.6},
+        ap_error_mm={"C3": 0.7, "C4": 0.9},
+        truth_ap_error_mm={"C3": 0.6, "C4": 1.5},
+    )
+    told = {target.name: target for target in report.targets(replace(found, canal=canal))}
+    like_truth = told["canal AP, mm from the true T2, worst level"]
+    assert (like_truth.value, like_truth.is_reached) == (0.6, False)
+    further = told["canal AP, mm further from bone than the true T2, worst level"]
+    assert further.value == pytest.approx(0.1)
+    assert not further.is_reached
 
 
 def test_json_has_no_nan_and_the_page_stands_alone(found: Evaluation) -> None:

@@ -12,6 +12,7 @@ from pipeline.geometry import Float32
 from pipeline.hyperintensity import (
     BRIGHT,
     DARK,
+    LEAST_UNSUPPORTED,
     LIGHT,
     Areas,
     Mask,
@@ -28,7 +29,8 @@ from tests.pipeline.toy_spine import BODY_COLUMNS, CANAL_COLUMN, SHAPE, ToySpine
 IN_BODY = (slice(2, 3), slice(76, 82), slice(104, 109))
 BEFORE_BODY = (slice(2, 3), slice(76, 82), slice(BODY_COLUMNS[0] - 6, BODY_COLUMNS[0] - 1))
 BEHIND = (slice(2, 3), slice(86, 92), slice(152, 157))
-IN_CANAL = (slice(2, 3), slice(76, 82), slice(CANAL_COLUMN - 2, CANAL_COLUMN + 3))
+# CSF before the cord, within reach of the bodies.
+IN_CANAL = (slice(2, 3), slice(76, 84), slice(CANAL_COLUMN - 10, CANAL_COLUMN - 6))
 IN_FAT = (slice(2, 3), slice(76, 82), slice(205, 210))
 Box = tuple[slice, slice, slice]
 
@@ -71,7 +73,7 @@ def test_a_bright_area_of_the_spine_without_support(
     assert toy.places.region(region)[box].any()
     areas = found(toy, stir_with(box), where(box))
     assert areas.max() == 1
-    assert areas[box].all() or (areas[box] > 0).mean() > 0.8
+    assert (areas[box] > 0).mean() > 0.8
     assert not areas[~where(box)].any()
 
 
@@ -91,6 +93,16 @@ def test_the_core_is_enough_and_a_corner_is_not(toy: ToySpine) -> None:
     corner = (slices, slice(rows.start, rows.start + 2), slice(columns.start, columns.start + 2))
     assert found(toy, stir_with(IN_BODY), where(core)).max() == 1
     assert not found(toy, stir_with(IN_BODY), where(corner)).any()
+
+
+def test_an_invented_part_of_a_larger_area_is_enough_when_it_is_large_itself(toy: ToySpine) -> None:
+    large = (slice(0, 5), slice(76, 84), slice(97, 117))
+    core = (slice(1, 4), slice(76, 80), slice(104, 108))
+    dot = (slice(2, 3), slice(76, 80), slice(104, 108))
+    stir = stir_with(large)
+    assert where(core).sum() < LEAST_UNSUPPORTED * where(large).sum()
+    assert found(toy, stir, where(core)).max() == 1
+    assert not found(toy, stir, where(dot)).any()
 
 
 @pytest.mark.parametrize("box", [IN_CANAL, IN_FAT])
@@ -145,3 +157,19 @@ def test_only_the_line_is_drawn(places: list[tuple[int, ...]]) -> None:
     drawn, line = outlined(signal, areas), outline(areas)
     np.testing.assert_array_equal(drawn != signal, line)
     assert set(np.unique(drawn[line])) <= {np.float32(LIGHT), np.float32(DARK)}
+
+
+@pytest.mark.parametrize("slope", [(1, 0), (0, 1), (1, 1), (2, -1), (1, -2), (2, 1), (1, 3)])
+def test_the_line_is_dashed_whichever_way_it_runs(slope: tuple[int, int]) -> None:
+    areas = np.zeros((1, 96, 96), dtype=np.int32)
+    for step in np.linspace(-12, 12, 97):
+        row, column = round(48 + step * slope[0]), round(48 + step * slope[1])
+        areas[0, row : row + 2, column : column + 2] = 1
+    line = outline(areas)
+    light = outlined(np.full(areas.shape, 0.5, dtype=np.float32), areas)[line] == LIGHT
+    assert 0.3 < light.mean() < 0.7
+    # no stretch of a single color longer than some dashes
+    for color in (LIGHT, DARK):
+        drawn = outlined(np.full(areas.shape, 0.5, dtype=np.float32), areas) == np.float32(color)
+        _, count = ndimage.label(drawn & line, np.ones((3, 3, 3)))
+        assert count > line.sum() / 24

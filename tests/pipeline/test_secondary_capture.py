@@ -180,7 +180,7 @@ def test_contract_and_checkers(kind: SeriesKind, tmp_path: Path) -> None:
     notes = ("UNSUPPORTED (9003): canal 4%", "WARNING canal uncertain")
     series = build(headers, kind, side_notes=[(50, "C2/3")], foot_notes=notes)
     paths = save(series, tmp_path / "sc")
-    assert str(series[0].ImageComments).endswith(" ".join(notes))
+    assert str(series[0].ImageComments).endswith("; ".join(notes))
     assert_label_contract([pydicom.dcmread(path) for path in paths], headers)
     for path in paths:
         assert complaints(path) == []
