@@ -35,9 +35,9 @@ READ_AS_INJURY: Final = (
 )
 """Where brightness is a finding. In the canal it is CSF."""
 
-REACH_MM: Final = 3.0
+REACH_MM, REACH_BEHIND_MM = 3.0, 15.0
 """How far an area goes on beyond the regions, which are boxes; a thyroid beside them is not taken
-up whole."""
+up whole. Behind the spine nothing else is bright, and spinous processes end beyond their box."""
 
 LEAST_MM3: Final = 18.0
 """Of an area in those regions, 11 pixels of a stack. Smaller ones are noise, or a vein."""
@@ -71,6 +71,10 @@ def bright_areas(stir: Float32, places: Places, spacing_mm: tuple[float, ...]) -
     regions = np.any([places.region(region) for region in READ_AS_INJURY], axis=0)
     reach = max(1, round(REACH_MM / spacing_mm[1]))
     near = ndimage.binary_dilation(regions, _CROSS, iterations=reach)
+    behind = places.region(Region.INTERSPINOUS)
+    near |= ndimage.binary_dilation(
+        behind, _CROSS, iterations=round(REACH_BEHIND_MM / spacing_mm[1])
+    )
     canal = ndimage.binary_dilation(places.region(Region.CANAL), _CROSS, iterations=reach)
     bright = np.asarray(ndimage.binary_opening((stir > BRIGHT) & near & ~canal, _CROSS))
     numbered, count = ndimage.label(bright, _NEIGHBORS)
