@@ -7,10 +7,9 @@ how often they were called by leaving a mark in a folder, which survives the dea
 from __future__ import annotations
 
 import io
-import json
+import multiprocessing
 import os
 import signal
-import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -47,7 +46,7 @@ SERIES_UID = "2.25.1000"
 STUDY_UID = "2.25.2000"
 MODEL_DIGEST = "ab" * 32
 SLICES = 4
-KILL = 137
+KILLED = -signal.SIGKILL
 FENCED = 44
 
 
@@ -327,14 +326,10 @@ def die_after(step: Callable[..., Any], point: str, marks: Marks, where: str) ->
     return call
 
 
-def main() -> None:
-    """A worker process: settings as JSON, the folder of marks, where to die, digest of the model.
-
-    With `PSEUDOMRI_TEST_STUBBORN` it goes on when it was declared dead.
-    """
-    settings = Settings(**json.loads(Path(sys.argv[1]).read_text()))
-    marks, where = Marks(Path(sys.argv[2])), sys.argv[3]
-    model_digest = sys.argv[4] if len(sys.argv) > 4 else MODEL_DIGEST
+def work(
+    settings: Settings, marks: Marks, where: str, model_digest: str, is_stubborn: bool
+) -> None:
+    """What a worker process does, until it dies."""
     ledger, archive = open_parts(settings, "work")
     stages = dying_stages(marks, where, model_digest)
     worker = Worker(settings, ledger, archive, stages, utc_now)
@@ -347,10 +342,56 @@ def main() -> None:
         (worker._shipping, "commit"),
     ):
         setattr(owner, name, die_after(getattr(owner, name), f"step-{name}", marks, where))
-    is_stubborn = "PSEUDOMRI_TEST_STUBBORN" in os.environ
     worker.launch(lambda: marks.leave("fenced") if is_stubborn else os._exit(FENCED))
     signal.pause()
 
 
-if __name__ == "__main__":
-    main()
+class WorkerProcess:
+    """A worker in a process of its own.
+
+    It is forked from a server that has imported this module and done nothing else, since the
+    imports would take longer than what it does.
+
+    Args:
+        settings: Of its node.
+        marks: Where it counts.
+        where: It dies, or stalls.
+        model_digest: Of the model it says it has.
+        is_stubborn: Whether it goes on when it was declared dead.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        marks: Marks,
+        where: str,
+        model_digest: str = MODEL_DIGEST,
+        is_stubborn: bool = False,
+    ) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        arguments = (settings, marks, where, model_digest, is_stubborn)
+        self._process = context.Process(target=work, args=arguments, daemon=True)
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """Its exit code, minus the signal that killed it; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, deadline_s: float) -> int:
+        """Its exit code, once it has ended."""
+        self._process.join(deadline_s)
+        assert self._process.exitcode is not None, f"it still runs after {deadline_s} s"
+        return self._process.exitcode
+
+    def __enter__(self) -> WorkerProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.join()

@@ -27,7 +27,7 @@ from node.receive import Receiver
 from node.reconcile import Reconciler
 from node.records import RemovalRecord
 from node.states import RemovalState, SynthesisState
-from tests.node.journeys import KILL, open_parts, prepare_node, settings_for
+from tests.node.journeys import KILLED, open_parts, prepare_node, settings_for
 from tests.node.samples import ct
 from tests.node.scu import associated, store
 from tests.node.test_workflow import OUTPUTS, Node, to
@@ -161,7 +161,7 @@ def test_what_was_in_flight_begins_again_after_a_restore(
 ) -> None:
     node = Node(tmp_path / "node", [to(peer)])
     node.dispatch()
-    assert node.worker_process(where).wait(60) in (-9, KILL)
+    assert node.worker_process(where).wait(60) == KILLED
     answered = set(peer.accepted()) if where == "within-send" else set()
     backup(node.settings, tmp_path / "backup")
     target = elsewhere(node.settings, tmp_path / "restored")
@@ -259,7 +259,7 @@ def test_from_sqlite_to_postgresql_with_work_in_flight(
     """The real command; refused into a database that is not empty."""
     node = Node(tmp_path / "node", [to(peer)])
     node.dispatch()
-    assert node.worker_process("within-send").wait(60) in (-9, KILL)
+    assert node.worker_process("within-send").wait(60) == KILLED
     url = postgresql.new_database()
     before = list(node.ledger.reports.events())
     copied = pseudomri(node.settings, "database", "copy", url, "--json")

@@ -10,6 +10,7 @@ import pytest
 from node.engine import DELIVERY_QUEUE, engine_url, synthesis_id
 from node.reconcile import Reconciler
 from node.states import SynthesisState
+from tests.node.journeys import KILLED
 from tests.node.test_workflow import Node, to
 from tests.peers import LOOPBACK, ScriptedPeer, free_port, wait_until
 
@@ -142,12 +143,8 @@ def test_a_worker_killed_again_and_again(tmp_path: Path) -> None:
         node = Node(tmp_path, [to(peer)])
         node.dispatch()
         for _ in range(4):
-            assert node.worker_process("always").wait(60) != 0
-        last = node.worker_process("always")
-        try:
+            assert node.worker_process("always").wait(60) == KILLED
+        with node.worker_process("always"):
             wait_until(lambda: reconcile(node) == 1, 30, "the engine to give up")
-        finally:
-            last.kill()
-            last.wait()
         assert node.state == SynthesisState.FAILED
         assert peer.heard == []

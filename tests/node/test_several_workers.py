@@ -23,8 +23,10 @@ from node.model_folder import model_identity
 from node.states import SynthesisState
 from tests.node.journeys import (
     FENCED,
+    MODEL_DIGEST,
     SLICES,
     Marks,
+    WorkerProcess,
     new_synthesis,
     open_parts,
     prepare_node,
@@ -83,17 +85,11 @@ class Site:
         ledger.close()
         return [one.job_id for one in made]
 
-    @contextlib.contextmanager
     def worker(
-        self, name: str, where: str, model: str = "", **environment: str
-    ) -> Iterator[subprocess.Popen[Any]]:
+        self, name: str, where: str, model: str = MODEL_DIGEST, is_stubborn: bool = False
+    ) -> WorkerProcess:
         """A worker process under this name."""
-        path = self.folder / f"{name}.json"
-        path.write_text(self.settings_of(name).model_dump_json(exclude_none=True))
-        command = [sys.executable, "-m", "tests.node.journeys", str(path)]
-        command += [str(self.marks.folder), where, *([model] if model else [])]
-        with running(subprocess.Popen(command, cwd=ROOT, env=os.environ | environment)) as process:
-            yield process
+        return WorkerProcess(self.settings_of(name), self.marks, where, model, is_stubborn)
 
     @contextlib.contextmanager
     def receiver(self, name: str) -> Iterator[int]:
@@ -106,10 +102,13 @@ class Site:
         process = subprocess.Popen(
             command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, text=True
         )
-        with running(process):
+        try:
             assert process.stdout is not None
             ready = next(line for line in process.stdout if line.startswith("ready "))
             yield int(ready.split("port=")[1].split()[0])
+        finally:
+            process.kill()
+            process.wait()
 
     def stalled(self, point: str) -> int:
         """The process id of the worker that stands at this point."""
@@ -141,15 +140,6 @@ class Site:
         assert set(accepted) == {one.sop_instance_uid for one in outputs}
         assert all(len(digests) == 1 for digests in accepted.values())
         assert sum(self.pacs.times(uid) - 1 for uid in accepted) <= repeated
-
-
-@contextlib.contextmanager
-def running(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture
@@ -206,8 +196,7 @@ def test_a_worker_that_stood_still_comes_back_to_find_its_work_taken(
 ) -> None:
     """Stubborn: it does not even end, and what it goes on doing comes to nothing."""
     jobs = site.queue(2)
-    environment = {"PSEUDOMRI_TEST_STUBBORN": "1"} if is_stubborn else {}
-    with site.worker("a", f"stall-{point}", **environment) as slow:
+    with site.worker("a", f"stall-{point}", is_stubborn=is_stubborn) as slow:
         assert site.stalled(point) == slow.pid
         os.kill(slow.pid, signal.SIGSTOP)
         with site.worker("b", f"stall-{point}") as other:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,10 +23,11 @@ from node.states import SynthesisState
 from node.workflow import Worker
 from pipeline.errors import Declined
 from tests.node.journeys import (
-    KILL,
+    KILLED,
     MODEL_DIGEST,
     SLICES,
     Marks,
+    WorkerProcess,
     fast_stages,
     new_synthesis,
     open_parts,
@@ -40,7 +38,6 @@ from tests.node.journeys import (
 from tests.peers import LOOPBACK, ScriptedPeer, free_port, wait_until
 
 OUTPUTS = 2 * SLICES
-ROOT = Path(__file__).resolve().parents[2]
 KILL_POINTS = (
     "before-prepare",
     "after-prepare",
@@ -102,11 +99,8 @@ class Node:
         finally:
             worker.stop(0)
 
-    def worker_process(self, where: str) -> subprocess.Popen[bytes]:
-        path = self.folder / "settings.json"
-        path.write_text(json.dumps(self.settings.model_dump(mode="json", exclude_none=True)))
-        command = [sys.executable, "-m", "tests.node.journeys", str(path)]
-        return subprocess.Popen([*command, str(self.marks.folder), where], cwd=ROOT)
+    def worker_process(self, where: str) -> WorkerProcess:
+        return WorkerProcess(self.settings, self.marks, where)
 
     def check_audit(self) -> None:
         assert audit.verify(self.ledger.reports.events()) is None
@@ -144,17 +138,12 @@ def test_a_killed_worker_goes_on_where_it_was(
 ) -> None:
     node = Node(tmp_path, [to(peer)])
     node.dispatch()
-    first = node.worker_process(where)
-    assert first.wait(60) in (-9, KILL)
+    assert node.worker_process(where).wait(60) == KILLED
     assert node.marks.count(f"death-{where}") == 1
     accepted_before = peer.accepted()
     recorded = {uid for uid in accepted_before if where not in ("within-send", "after-send")}
-    second = node.worker_process(where)
-    try:
+    with node.worker_process(where):
         node.wait_for(SynthesisState.COMMITTED)
-    finally:
-        second.kill()
-        second.wait()
     outputs = node.ledger.syntheses.outputs(node.job_id)
     assert len(outputs) == OUTPUTS
     accepted = peer.accepted()
@@ -169,13 +158,9 @@ def test_a_killed_worker_goes_on_where_it_was(
 def test_finished_steps_are_not_repeated(tmp_path: Path, peer: ScriptedPeer) -> None:
     node = Node(tmp_path, [to(peer)])
     node.dispatch()
-    assert node.worker_process("within-package").wait(60) != 0
-    second = node.worker_process("within-package")
-    try:
+    assert node.worker_process("within-package").wait(60) == KILLED
+    with node.worker_process("within-package"):
         node.wait_for(SynthesisState.COMMITTED)
-    finally:
-        second.kill()
-        second.wait()
     assert node.marks.count("prepare") == 1
     assert node.marks.count("synthesize") == 1
     assert node.marks.count("package") == 2
@@ -383,7 +368,7 @@ def test_a_kept_result_survives_a_crash(tmp_path: Path, peer: ScriptedPeer) -> N
     peer.answer = lambda uid, times: 0
     node.ledger.syntheses.retry(node.job_id, "operator")
     node.dispatch()
-    assert node.worker_process("step-read").wait(60) != 0
+    assert node.worker_process("step-read").wait(60) == KILLED
     with node.worker():
         node.wait_for(SynthesisState.COMMITTED)
     assert node.marks.count("synthesize") == 1
