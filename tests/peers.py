@@ -38,8 +38,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], Any], deadline_s: float = 30.0, what: str = "") -> Any:
-    """The first true value of `condition`, asked until the deadline."""
+def wait_until(
+    condition: Callable[[], Any], deadline_s: float = 30.0, what: str = "", pause_s: float = 0.02
+) -> Any:
+    """The first true value of `condition`, asked until the deadline, with pauses in between."""
     end = time.monotonic() + deadline_s
     while True:
         value = condition()
@@ -47,7 +49,7 @@ def wait_until(condition: Callable[[], Any], deadline_s: float = 30.0, what: str
             return value
         if time.monotonic() > end:
             raise AssertionError(f"waited {deadline_s} s in vain for {what or condition}")
-        time.sleep(0.02)
+        time.sleep(pause_s)
 
 
 def is_listening(port: int) -> bool:

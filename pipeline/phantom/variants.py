@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -60,15 +61,32 @@ def variant_datasets(
     acquired: datetime = ACQUIRED,
 ) -> list[Dataset]:
     """The instances of a spoiled series; `Variant.TRUNCATED` is spoiled only once written."""
-    name = f"CT {variant.value}"
+    volume = ct_series(person, **scan_of(variant, spacing_mm))
+    return spoiled_datasets(person, volume, variant, acquired)
+
+
+class Scan(TypedDict):
+    """What `ct_series` is told."""
+
+    spacing_mm: tuple[float, float, float]
+    region: Region
+
+
+def scan_of(variant: Variant, spacing_mm: tuple[float, float, float]) -> Scan:
+    """The scan that a spoiled series is made from; many variants share one."""
+    regions = {region.value: region for region in Region}
     if variant is Variant.THICK_SLICES:
         spacing_mm = (8.0, *spacing_mm[1:])
-    regions = {v.value: v for v in Region}
-    region = regions.get(variant.value, Region.NECK)
-    volume = ct_series(person, spacing_mm=spacing_mm, region=region)
+    return Scan(spacing_mm=spacing_mm, region=regions.get(variant.value, Region.NECK))
+
+
+def spoiled_datasets(
+    person: Patient, volume: Volume, variant: Variant, acquired: datetime = ACQUIRED
+) -> list[Dataset]:
+    """The instances of a spoiled series, from a `scan_of` the person."""
     if variant is Variant.LOCALIZER:
         volume = _scout(volume)
-    datasets = ct_datasets(person, volume, acquired, name=name)
+    datasets = ct_datasets(person, volume, acquired, name=f"CT {variant.value}")
     if variant is Variant.MISSING_SLICES:
         middle = len(datasets) // 2
         return datasets[:middle] + datasets[middle + MISSING_BLOCK :]

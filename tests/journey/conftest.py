@@ -10,14 +10,18 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
 
-from pipeline.phantom import Finding, Variant, patient
-from pipeline.phantom.dicom import write
+from pipeline.geometry import Volume
+from pipeline.phantom import Finding, Patient, Region, Variant, ct_series, patient
+from pipeline.phantom.instances import ct_datasets, save
+from pipeline.phantom.variants import scan_of, spoiled_datasets, truncate
+from tests.pipeline.models import save_tiny
 
-COARSE_MM = (1.5, 0.9, 0.9)
+COARSE_MM = (2.0, 1.1, 1.1)
 # Enough where a header alone decides.
 COARSEST_MM = (2.5, 1.15, 1.15)
 BY_HEADER = frozenset(
@@ -34,10 +38,9 @@ BY_HEADER = frozenset(
 
 # Fewer samples than a site would take: the journey is the same.
 QUICK = {"synthesis": {"samples": 2}}
-# Without a support map, where nobody looks at the result.
-IMAGES_ONLY = {"synthesis": {"samples": 0}}
 
 PhantomFolder = Callable[..., Path]
+ImagesOnly = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +54,13 @@ def neck_ct() -> Path:
 
 
 @pytest.fixture(scope="session")
+def images_only(tmp_path_factory: pytest.TempPathFactory) -> ImagesOnly:
+    """Settings for where nobody looks at the images: small weights, and no support map."""
+    folder = save_tiny(tmp_path_factory.mktemp("tiny"))
+    return {"synthesis": {"samples": 0, "model_folder": str(folder)}}
+
+
+@pytest.fixture(scope="session")
 def phantom_ct(tmp_path_factory: pytest.TempPathFactory) -> PhantomFolder:
     """Draws the CT of a phantom into a folder; the same arguments give the same folder."""
     base = tmp_path_factory.getbasetemp()
@@ -58,14 +68,35 @@ def phantom_ct(tmp_path_factory: pytest.TempPathFactory) -> PhantomFolder:
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     @cache
-    def draw(seed: int, variant: Variant | None = None) -> Path:
+    def folder_of(seed: int, variant: Variant | None = None) -> Path:
         folder = shared / f"phantom-{seed}-{variant or 'ct'}"
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
-                person = patient(seed, (Finding.PREVERTEBRAL_HAEMATOMA,))
-                spacing_mm = COARSEST_MM if variant in BY_HEADER else COARSE_MM
-                write(person, Path(f"{folder}.new"), spacing_mm=spacing_mm, variant=variant)
+                draw(seed, variant, Path(f"{folder}.new"))
                 Path(f"{folder}.new").rename(folder)
-        return folder / "CT"
+        return folder
 
-    return draw
+    return folder_of
+
+
+def draw(seed: int, variant: Variant | None, folder: Path) -> None:
+    """Write the CT of a phantom."""
+    person = phantom(seed)
+    if variant is None:
+        volume = scanned(seed, COARSE_MM, Region.NECK)
+        save(ct_datasets(person, volume), folder)
+        return
+    scan = scan_of(variant, COARSEST_MM if variant in BY_HEADER else COARSE_MM)
+    paths = save(spoiled_datasets(person, scanned(seed, **scan), variant), folder)
+    if variant is Variant.TRUNCATED:
+        truncate(paths[len(paths) // 2])
+
+
+@cache
+def phantom(seed: int) -> Patient:
+    return patient(seed, (Finding.PREVERTEBRAL_HAEMATOMA,))
+
+
+@cache
+def scanned(seed: int, spacing_mm: tuple[float, float, float], region: Region) -> Volume:
+    return ct_series(phantom(seed), spacing_mm=spacing_mm, region=region)

@@ -26,6 +26,8 @@ from tests.peers import Orthanc, wait_until
 
 # A synthesis takes seconds; a machine that also runs other tests may need minutes.
 ARRIVAL_S = 300.0
+# To look at a whole journey takes as long as the usual pause, and the node needs the processor too.
+PAUSE_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def wait_until_over(node: LocalNode, uids: Iterable[str]) -> dict[str, Journey]:
             return {uid: journey for uid, journey in seen.items() if journey is not None}
         return None
 
-    journeys: dict[str, Journey] = wait_until(over, ARRIVAL_S, f"the end of {wanted}")
+    journeys: dict[str, Journey] = wait_until(over, ARRIVAL_S, f"the end of {wanted}", PAUSE_S)
     return journeys
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from node.loopback import LOOPBACK, local_node
 from tests.journey import observing
-from tests.journey.conftest import IMAGES_ONLY, PhantomFolder
+from tests.journey.conftest import ImagesOnly, PhantomFolder
 from tests.node.test_commitment import Archive
 from tests.peers import dcmsend, free_port, start_orthanc
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.journey
 
 
 def test_orthanc_commits_and_another_archive_gets_again_what_it_refused(
-    phantom_ct: PhantomFolder, tmp_path: Path
+    phantom_ct: PhantomFolder, images_only: ImagesOnly, tmp_path: Path
 ) -> None:
     folder = phantom_ct(1)
     (uid,) = observing.series_uids(folder)
@@ -32,7 +32,7 @@ def test_orthanc_commits_and_another_archive_gets_again_what_it_refused(
             observing.destination(other.peer.port, "other", "PEER") | asked,
         ]
         # No report on the association of the request: it has to come to our port.
-        changes = {**IMAGES_ONLY, "node": {"port": port}, "delivery": {"commitment_stay_s": 0.0}}
+        changes = {**images_only, "node": {"port": port}, "delivery": {"commitment_stay_s": 0.0}}
         with local_node(tmp_path / "node", targets, changes) as node:
             assert dcmsend(folder, port).returncode == 0
             journey = observing.wait_until_over(node, [uid])[uid]

@@ -147,7 +147,7 @@ def test_nothing_was_sent(refusals: Refusals) -> None:
 
 def test_an_mr_is_refused_in_negotiation(phantom_ct: PhantomFolder, tmp_path: Path) -> None:
     folder = phantom_ct(SEED, Variant.MR)
-    with local_node(tmp_path / "node", []) as node:
+    with local_node(tmp_path / "node", [], role="receive") as node:
         sent = dcmsend(folder, node.service.port)
         assert "no acceptable pres" in sent.stderr
         assert node.ledger.reports.status()["instances"] == 0
@@ -162,7 +162,7 @@ def test_an_mr_that_calls_itself_ct_is_declined(phantom_ct: PhantomFolder, tmp_p
         ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = CTImageStorage
         ds.save_as(folder / path.name)
     (uid,) = observing.series_uids(folder)
-    with local_node(tmp_path / "node", []) as node:
+    with local_node(tmp_path / "node", [], role="receive") as node:
         dcmsend(folder, node.service.port)
         journey = observing.wait_until_over(node, [uid])[uid]
         assert journey.is_declined

@@ -11,7 +11,7 @@ import pytest
 from node.loopback import local_node
 from pipeline.contrast import Contrast
 from tests.journey import observing
-from tests.journey.conftest import IMAGES_ONLY, PhantomFolder
+from tests.journey.conftest import ImagesOnly, PhantomFolder
 from tests.label_contract import assert_label_contract
 from tests.peers import dcmsend, start_orthanc
 
@@ -29,7 +29,7 @@ def halves(folder: Path, into: Path) -> tuple[Path, Path]:
 
 
 def test_four_associations_at_once(
-    neck_ct: Path, phantom_ct: PhantomFolder, tmp_path: Path
+    neck_ct: Path, phantom_ct: PhantomFolder, images_only: ImagesOnly, tmp_path: Path
 ) -> None:
     one, two = phantom_ct(1), phantom_ct(2)
     senders = [one, two, *halves(neck_ct, tmp_path / "halves")]
@@ -39,7 +39,7 @@ def test_four_associations_at_once(
     with (
         start_orthanc(tmp_path / "orthanc") as orthanc,
         local_node(
-            tmp_path / "node", [observing.destination(orthanc.dicom_port)], IMAGES_ONLY
+            tmp_path / "node", [observing.destination(orthanc.dicom_port)], images_only
         ) as node,
     ):
         with ThreadPoolExecutor(4) as pool:

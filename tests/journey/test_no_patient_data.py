@@ -27,7 +27,7 @@ from node.commands import asking
 from node.loopback import LocalNode, local_node
 from pipeline.provenance import derive_uid
 from tests.journey import observing
-from tests.journey.conftest import PhantomFolder
+from tests.journey.conftest import ImagesOnly, PhantomFolder
 from tests.node.samples import ct, encapsulated, encode
 from tests.node.scu import associated, store_bytes
 from tests.peers import ScriptedPeer, dcmsend, wait_until
@@ -132,7 +132,7 @@ class Journeys:
 
 @pytest.fixture(scope="module")
 def journeys(
-    phantom_ct: PhantomFolder, tmp_path_factory: pytest.TempPathFactory
+    phantom_ct: PhantomFolder, images_only: ImagesOnly, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Journeys]:
     folder = tmp_path_factory.mktemp("named")
     good = folder / "good"
@@ -151,7 +151,7 @@ def journeys(
         return said
 
     changes = {
-        "synthesis": {"samples": 0},
+        **images_only,
         "completion": {"quiet_s": 0.5, "gap_patience_s": 1.0},
         "delivery": {"first_retry_s": 0.2},
         "logging": {"format": "json", "level": "DEBUG"},

@@ -19,7 +19,7 @@ from node.ledger.proofs import SINK
 from node.lock import hold
 from node.loopback import LOOPBACK, local_node
 from tests.journey import observing
-from tests.journey.conftest import IMAGES_ONLY
+from tests.journey.conftest import ImagesOnly
 from tests.node.scu import associated
 from tests.peers import ScriptedPeer, free_port, wait_until
 
@@ -39,14 +39,14 @@ def ask(
 
 
 def test_a_phantom_goes_through_and_to_no_pacs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images_only: ImagesOnly, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     token = tmp_path / "token"
     token.write_text("a secret of the site\n")
     allowed = {"Authorization": "Bearer a secret of the site"}
     # A closed door: the prover is let in by the title that it made up.
     changes = {
-        **IMAGES_ONLY,
+        **images_only,
         "node": {"port": free_port()},
         "receive": {"allow_any_peer": False, "peers": [{"ae_title": "CT1", "address": "any"}]},
         "web": {"token_file": str(token)},

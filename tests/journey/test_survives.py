@@ -14,7 +14,7 @@ from node.errors import Retry
 from node.ledger.entries import Destination
 from node.loopback import LOOPBACK, LocalNode, local_node
 from tests.journey import observing
-from tests.journey.conftest import IMAGES_ONLY, PhantomFolder
+from tests.journey.conftest import ImagesOnly, PhantomFolder
 from tests.peers import ScriptedPeer, dcmsend, free_port, is_listening, wait_until
 
 pytestmark = pytest.mark.journey
@@ -50,13 +50,13 @@ def acknowledged_before(node: LocalNode, folder: Path, count: int) -> set[str]:
 
 
 def test_receiver_killed_in_mid_study_and_worker_in_mid_synthesis(
-    phantom_ct: PhantomFolder, tmp_path: Path
+    phantom_ct: PhantomFolder, images_only: ImagesOnly, tmp_path: Path
 ) -> None:
     folder = phantom_ct(SEED)
     (uid,) = observing.series_uids(folder)
     # The port must outlive the receiver: its successor binds it again.
     port = free_port()
-    changes = {"node": {"port": port}, **IMAGES_ONLY}
+    changes = {"node": {"port": port}, **images_only}
     with ScriptedPeer() as pacs:
         target = [observing.destination(pacs.port, ae_title="PEER")]
         with local_node(tmp_path / "node", target, changes) as node:
@@ -79,12 +79,14 @@ def test_receiver_killed_in_mid_study_and_worker_in_mid_synthesis(
             assert_delivered_once(node, pacs, uid)
 
 
-def test_destination_down_for_a_while(phantom_ct: PhantomFolder, tmp_path: Path) -> None:
+def test_destination_down_for_a_while(
+    phantom_ct: PhantomFolder, images_only: ImagesOnly, tmp_path: Path
+) -> None:
     folder = phantom_ct(SEED)
     (uid,) = observing.series_uids(folder)
     port = free_port()
     target = [observing.destination(port, ae_title="PEER")]
-    stubborn = {"delivery": {"first_retry_s": 0.5, "longest_retry_s": 1.0}, **IMAGES_ONLY}
+    stubborn = {"delivery": {"first_retry_s": 0.5, "longest_retry_s": 1.0}, **images_only}
     with local_node(tmp_path / "node", target, stubborn) as node:
         assert dcmsend(folder, node.service.port).returncode == 0
 
@@ -93,18 +95,20 @@ def test_destination_down_for_a_while(phantom_ct: PhantomFolder, tmp_path: Path)
             attempts = [a for job in jobs for d in job["deliveries"] for a in d["attempts"]]
             return sum(1 for attempt in attempts if attempt["reason"]) >= 2
 
-        wait_until(failed_twice, observing.ARRIVAL_S, "two failed attempts")
+        wait_until(failed_twice, observing.ARRIVAL_S, "two failed attempts", observing.PAUSE_S)
         with ScriptedPeer(port=port) as pacs:
             assert_delivered_once(node, pacs, uid)
 
 
-def test_sigterm_ends_in_time_and_loses_nothing(phantom_ct: PhantomFolder, tmp_path: Path) -> None:
+def test_sigterm_ends_in_time_and_loses_nothing(
+    phantom_ct: PhantomFolder, images_only: ImagesOnly, tmp_path: Path
+) -> None:
     """Ended while a synthesis runs; started again on the same folder, it goes on by itself."""
     folder = phantom_ct(SEED)
     (uid,) = observing.series_uids(folder)
     with ScriptedPeer() as pacs:
         target = [observing.destination(pacs.port, ae_title="PEER")]
-        with local_node(tmp_path / "node", target, IMAGES_ONLY) as node:
+        with local_node(tmp_path / "node", target, images_only) as node:
             assert dcmsend(folder, node.service.port).returncode == 0
             wait_until(lambda: observing.story(node.ledger, uid)["syntheses"], 60, "a synthesis")
             node.service.process.terminate()
@@ -112,5 +116,5 @@ def test_sigterm_ends_in_time_and_loses_nothing(phantom_ct: PhantomFolder, tmp_p
                 assert node.service.process.wait(40) == 0
             except subprocess.TimeoutExpired:
                 pytest.fail("the node did not end within 40 s of SIGTERM")
-        with local_node(tmp_path / "node", target, IMAGES_ONLY) as node:
+        with local_node(tmp_path / "node", target, images_only) as node:
             assert_delivered_once(node, pacs, uid)
