@@ -9,6 +9,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := systemd rsyslog rsyslog-gnutls dcmtk orthanc orthanc-dicomweb postgresql strace
+# What is imported is compiled then; most of what is installed never is.
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -c constraints.txt
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: help demo test install lint types imports dockerfile unit coverage peers constraints clean
@@ -25,12 +27,12 @@ $(BIN)/python:
 
 # torch first and pinned: its CPU wheel then satisfies every other package's range.
 $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	$(PIP) torch
+	$(PIP) -e .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(PIP) -e '.[test]'
 	@touch $@
 
 install: $(VENV)/.run  ## the virtual environment, ready to run
@@ -63,15 +65,17 @@ imports: $(VENV)/.test
 dockerfile: $(VENV)/.test
 	$(BIN)/hadolint Dockerfile
 
-# Two files at a time, one thread each: most tests wait for servers, or for processes to end.
+# Three files at a time, one thread each, for the two cores of CI: most tests wait for servers, or
+# for processes to end. In order: files of few tests, which xdist would leave to the end, are long.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
 unit: $(VENV)/.test peers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests
+	$(PYTEST) tests
 
 # Tracing takes a quarter of the time, so CI goes without.
 coverage: $(VENV)/.test peers  ## the tests, and which lines none of them reaches
 	$(BIN)/python -m coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov \
-	  --cov-report=term:skip-covered tests
+	$(PYTEST) --cov --cov-report=term:skip-covered tests
 
 constraints: $(VENV)/.test  ## write constraints.txt from this environment
 	@{ head -n 2 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints.new
