@@ -9,9 +9,11 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := systemd rsyslog rsyslog-gnutls dcmtk orthanc orthanc-dicomweb postgresql strace
-# What is imported is compiled then; most of what is installed never is.
-PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -c constraints.txt
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+# The tests start Python hundreds of times: only the first compiles our modules.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test install lint types imports dockerfile unit coverage peers constraints clean
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
-from tests.journey.conftest import PhantomFolder
+from tests.journey.conftest import ImagesOnly, PhantomFolder
 from tests.journey.observing import expected_kinds
 
 pytestmark = pytest.mark.journey
@@ -62,7 +62,7 @@ def test_demo_then_reproduce(phantom_ct: PhantomFolder, tmp_path: Path) -> None:
 
 
 def test_the_direct_way_makes_the_same_pixels_whatever_the_order(
-    phantom_ct: PhantomFolder, tmp_path: Path
+    phantom_ct: PhantomFolder, images_only: ImagesOnly, tmp_path: Path
 ) -> None:
     """Without the network, from files under other names: job, UIDs and pixels are the same."""
     renamed = tmp_path / "renamed"
@@ -70,8 +70,10 @@ def test_the_direct_way_makes_the_same_pixels_whatever_the_order(
     for number, path in enumerate(sorted(phantom_ct(2).glob("*.dcm"), reverse=True)):
         (renamed / f"{number}.ima").write_bytes(path.read_bytes())
     reports = []
+    weights = images_only["synthesis"]["model_folder"]
     for source, name in ((phantom_ct(2), "one"), (renamed, "two")):
-        done = pseudomri("synthesize", source, tmp_path / name, "--samples", 0, "--json")
+        options = ("--samples", 0, "--model", weights, "--json")
+        done = pseudomri("synthesize", source, tmp_path / name, *options)
         assert done.returncode == 0, done.stderr
         reports.append(json.loads(done.stdout))
     first, second = reports
