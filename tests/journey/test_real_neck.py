@@ -135,7 +135,7 @@ def test_what_arrived_is_what_is_on_record(first: Visit) -> None:
     assert {one["state"] for one in job["deliveries"]} == {"delivered"}
     fidelity = job["measurements"]["synthesis"]["fidelity"]
     assert fidelity["verdict"]
-    assert set(fidelity["regions"]) == {"canal", "discs", "prevertebral", "interspinous"}
+    assert set(fidelity["regions"]) == {"canal", "discs", "prevertebral", "interspinous", "bodies"}
     assert first.chain_is_whole
     assert first.cli_story["syntheses"][0]["job_id"] == job["job_id"]
 
