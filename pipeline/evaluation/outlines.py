@@ -22,7 +22,7 @@ from pipeline.contrast import Contrast
 from pipeline.hyperintensity import bright_areas, unsupported_areas
 from pipeline.phantom import Tissue
 from pipeline.synthesis import SAMPLES, load_model
-from pipeline.training.calibrate import Seen, run
+from pipeline.training.calibrate import Seen, run, seed_range
 
 INJURIES: Final = (
     Tissue.HAEMATOMA,
@@ -101,17 +101,12 @@ def tally(phantoms: Iterable[Seen]) -> Tally:
     return found
 
 
-def _seeds(text: str) -> range:
-    first, last = (int(part) for part in text.split(":"))
-    return range(first, last)
-
-
 def main() -> None:
     """Print which bright areas of held-out phantoms are outlined."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--model", type=Path, help="model folder; none means the built-in weights")
     parser.add_argument("--pool", type=Path, required=True, help="folder of phantom pairs")
-    parser.add_argument("--seeds", type=_seeds, default=range(100_000, 100_020), help="A:B")
+    parser.add_argument("--seeds", type=seed_range, default=range(100_000, 100_020), help="A:B")
     asked = parser.parse_args()
     model = load_model(asked.model)
     phantoms = run(

@@ -333,7 +333,8 @@ def table(calibration: Calibration, tally: Tally) -> str:
     return "\n".join(lines)
 
 
-def _seeds(text: str) -> range:
+def seed_range(text: str) -> range:
+    """``A:B`` of a command line."""
     first, last = (int(part) for part in text.split(":"))
     return range(first, last)
 
@@ -347,8 +348,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("model", type=Path, help="model folder; calibration.json goes into it")
     parser.add_argument("--pool", type=Path, required=True, help="folder of phantom pairs")
-    parser.add_argument("--seeds", type=_seeds, default=SEEDS, help="A:B, never trained on")
-    parser.add_argument("--check", type=_seeds, default=CHECKED, help="A:B, other phantoms")
+    parser.add_argument("--seeds", type=seed_range, default=SEEDS, help="A:B, never trained on")
+    parser.add_argument("--check", type=seed_range, default=CHECKED, help="A:B, other phantoms")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="of the ensemble")
     parser.add_argument("--slices", type=int, help="around the canal alone, which is quicker")
     asked = parser.parse_args()
