@@ -42,7 +42,8 @@ install: $(VENV)/.run  ## the virtual environment, ready to run
 demo: $(VENV)/.run  ## the whole journey on a phantom; CT=folder for a CT of your own
 	$(BIN)/pseudomri demo $(if $(CT),"$(CT)",)
 
-peers:
+# Python first: it may need Debian's packages too, and dpkg serves one at a time.
+peers: $(BIN)/python
 	@missing=""; for package in $(PEERS); do \
 	  dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; \
 	done; \
@@ -52,7 +53,12 @@ peers:
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 
-test: $(VENV)/.test peers lint types imports dockerfile unit  ## everything CI checks
+# Two at a time where one alone would leave a core idle: both installations, and the types, which
+# take a minute of one core, beside the tests.
+test:  ## everything CI checks
+	@$(MAKE) --no-print-directory -j2 $(VENV)/.test peers
+	@$(MAKE) --no-print-directory lint imports dockerfile
+	@$(MAKE) --no-print-directory -j2 types unit
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
