@@ -10,6 +10,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import (
     BaseModel,
@@ -18,6 +19,7 @@ from pydantic import (
     HttpUrl,
     IPvAnyNetwork,
     StringConstraints,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import (
@@ -52,6 +54,19 @@ class NodeSettings(_Section):
     data_folder: Path
     database_url: str
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{0,32}$")]
+    time_zone: str
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name and name not in available_timezones():
+            raise ValueError("must name a time zone, such as Asia/Tokyo, or be empty")
+        return name
+
+    @property
+    def zone(self) -> ZoneInfo | None:
+        """Of the clock on the site's wall; None for that of this host."""
+        return ZoneInfo(self.time_zone) if self.time_zone else None
 
 
 class Peer(_Section):

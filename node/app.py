@@ -34,6 +34,7 @@ from node.ledger.series import HeldSeries
 from node.lock import hold, names
 from node.model_folder import ModelIdentity, model_identity
 from node.parts import ledger_url, open_parts, process_name
+from node.program import program_digest
 from node.reader import HeaderReader
 from node.selection import Selected, Selector
 from pipeline.provenance import job_id, seed_of, synthesis_parameters
@@ -133,7 +134,7 @@ def new_synthesis(
     held: HeldSeries, selected: Selected, settings: Settings, model: ModelIdentity
 ) -> NewSynthesis:
     """The synthesis of a selected series, from exactly the instances it has."""
-    parameters = synthesis_parameters(settings.synthesis.samples)
+    parameters = synthesis_parameters(settings.synthesis.samples, program_digest())
     job = job_id(
         held.series_uid, held.version, held.sources, model.digest, selected.contrasts, parameters
     )
@@ -305,7 +306,7 @@ def _work(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
     ledger, archive = open_parts(settings, process_name(settings, "work"))
     archive.sweep()
     model = load(settings.synthesis)
-    worker = Worker(settings, ledger, archive, real_stages(model), utc_now)
+    worker = Worker(settings, ledger, archive, real_stages(model, settings.node.zone), utc_now)
     reconciler = Reconciler(ledger, engine_url(settings), settings.delivery.give_up_s, worker.actor)
     fenced = threading.Event()
 

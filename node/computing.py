@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import tzinfo
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,8 @@ from node.logs import describe
 from node.stages import Order, PackagedInstance, Stages
 from node.workfiles import Made, Prepared
 from pipeline.anatomy import Anatomy, find_anatomy
-from pipeline.contrast import Contrast, SeriesKind
-from pipeline.fidelity import Fidelity, foot_notes, measure_fidelity
+from pipeline.contrast import ALL_CONTRASTS, Contrast, SeriesKind
+from pipeline.fidelity import SHARES, Fidelity, foot_notes, measure_fidelity
 from pipeline.geometry import Float32, Grid, Volume
 from pipeline.hyperintensity import Areas, facts_of, outlined, unsupported_areas
 from pipeline.places import find_places
@@ -68,21 +69,22 @@ def load(settings: SynthesisSettings) -> Model:
     return model
 
 
-def real_stages(model: Model, station_name: str = "", progress: Progress | None = None) -> Stages:
+def real_stages(
+    model: Model, time_zone: tzinfo | None = None, progress: Progress | None = None
+) -> Stages:
     """The stages around a loaded model.
 
     Args:
         model: As `pipeline.synthesis.load_model` gives it.
-        station_name: Of this node, for the objects; empty when unknown.
+        time_zone: Of the site; None for that of this host.
         progress: Told slices done and slices in all while the model runs.
     """
-    equipment = Equipment(software_versions(), station_name)
+    equipment = Equipment(software_versions(), time_zone=time_zone)
 
     def run(prepared: Prepared, order: Order) -> Made:
         result = synthesize(
             prepared.stack,
             model,
-            contrasts=order.identity.contrasts,
             seed=order.identity.seed,
             samples=order.samples,
             progress=progress,
@@ -110,18 +112,19 @@ def judged(result: Synthesis, prepared: Prepared, model: Model) -> Made:
     areas = _areas(result, prepared)
     outlines = None if areas is None else facts_of(areas, result.grid.spacing_mm)
     elapsed_s = time.perf_counter() - began
-    contrasts = tuple(result.images)
-    spread = [result.spread[contrast] for contrast in contrasts] if result.spread else []
+    spread = [result.spread[contrast] for contrast in ALL_CONTRASTS] if result.spread else []
     return Made(
-        images=np.stack([result.images[contrast] for contrast in contrasts]),
+        images=np.stack([result.images[contrast] for contrast in ALL_CONTRASTS]),
         spread=np.array(spread, dtype=np.float32),
         unsupported=None if result.support is None else result.support.unsupported,
         areas=areas,
-        contrasts=tuple(str(contrast) for contrast in contrasts),
+        contrasts=tuple(str(contrast) for contrast in ALL_CONTRASTS),
         grid=result.grid,
         frame_of_reference_uid=result.frame_of_reference_uid,
-        foot_notes=foot_notes(fidelity, has_outlines=bool(outlines)),
-        warnings=(*_outlined(outlines, result), *fidelity.warnings, *_shortfalls(result, model)),
+        foot_notes=foot_notes(
+            fidelity, has_outlines=bool(outlines), shortfall=_shortfall(result, model)
+        ),
+        warnings=(*_outlined(outlines), *fidelity.warnings, *_shortfalls(result, model)),
         facts={**_facts(result, fidelity, model), "outlined": outlines},
         timings_s={
             name: round(s, 3) for name, s in {**result.timings_s, "fidelity": elapsed_s}.items()
@@ -130,22 +133,28 @@ def judged(result: Synthesis, prepared: Prepared, model: Model) -> Made:
 
 
 def _areas(result: Synthesis, prepared: Prepared) -> Areas | None:
-    """What is bright on STIR without support; None when STIR or the support is not there."""
-    if result.support is None or Contrast.STIR not in result.images:
+    """What is bright on STIR without support; None when the support is not known."""
+    if result.support is None:
         return None
     stir, spacing_mm = result.images[Contrast.STIR], result.grid.spacing_mm
     return unsupported_areas(stir, result.support.unsupported, prepared.places, spacing_mm)
 
 
-def _outlined(outlines: Sequence[object] | None, result: Synthesis) -> tuple[str, ...]:
-    if outlines:
-        return (
-            f"outlined: {len(outlines)} bright areas on STIR may be invented. Read the CT there,"
-            " and an MRI where the question needs one.",
-        )
-    if outlines is None and result.support is not None:
-        return ("bright areas were not looked for: that needs STIR among the contrasts",)
-    return ()
+def _outlined(outlines: Sequence[object] | None) -> tuple[str, ...]:
+    if not outlines:
+        return ()
+    return (
+        f"outlined: {len(outlines)} bright areas on STIR may be invented. Read the CT there,"
+        " and an MRI where the question needs one.",
+    )
+
+
+def _shortfall(result: Synthesis, model: Model) -> str | None:
+    """For the margin: that a hatch is there whose intervals promise nothing."""
+    calibration = model.calibration
+    if calibration is None or not 0 < result.samples < calibration.samples:
+        return None
+    return f"HATCH NOT CALIBRATED: {result.samples} OF {calibration.samples} SAMPLES"
 
 
 def _shortfalls(result: Synthesis, model: Model) -> tuple[str, ...]:
@@ -243,7 +252,7 @@ def package(
         order: Whose they are.
         equipment: Who made them.
     """
-    for kind, values in _series_values(made):
+    for kind, values in _series_values(made, order.identity.contrasts):
         is_support = kind is SeriesKind.SUPPORT
         series = build_series(
             values,
@@ -255,8 +264,7 @@ def package(
             from_text(order.created_at),
             equipment,
             prepared.side_notes,
-            # The first line are the shares, which the hatch shows.
-            (LEGEND, *made.foot_notes[1:]) if is_support else made.foot_notes,
+            _legend(made.foot_notes) if is_support else made.foot_notes,
         )
         for index, ds in enumerate(series):
             content = io.BytesIO()
@@ -271,18 +279,25 @@ def package(
             )
 
 
-def _series_values(made: Made) -> Iterator[tuple[SeriesKind, Float32]]:
-    """What each series shows: the contrasts, and the first of them (T2) under the hatch.
+def _series_values(
+    made: Made, contrasts: Sequence[Contrast]
+) -> Iterator[tuple[SeriesKind, Float32]]:
+    """What each series shows: the contrasts that are wanted, and T2 under the hatch.
 
     All of them with the outlines: each may be looked at without the others.
     """
-    shown = [
-        (SeriesKind(name), image) for name, image in zip(made.contrasts, made.images, strict=True)
-    ]
+    images = dict(zip(made.contrasts, made.images, strict=True))
+    shown = [(SeriesKind(contrast), images[contrast]) for contrast in contrasts]
     if made.unsupported is not None:
-        shown.append((SeriesKind.SUPPORT, hatched(made.images[0], made.unsupported)))
+        shown.append((SeriesKind.SUPPORT, hatched(images[Contrast.T2], made.unsupported)))
     for kind, image in shown:
         yield kind, image if made.areas is None else outlined(image, made.areas)
+
+
+def _legend(foot_notes: Sequence[str]) -> tuple[str, ...]:
+    """The notes of the support map: its hatch shows the shares, so it is explained instead."""
+    first, *others = foot_notes
+    return (LEGEND if first.startswith(SHARES) else first, *others)
 
 
 def side_notes(anatomy: Anatomy, grid: Grid) -> tuple[tuple[int, str], ...]:

@@ -85,12 +85,12 @@ def draw(
 def _unsupported(results: Sequence[Dataset]) -> Mask | None:
     """Where the support map covers the picture below it; None when none arrived.
 
-    The map is the first contrast under a hatch, so the two differ where there is a hatch.
+    The map is T2 under a hatch, so the two differ where there is a hatch.
     """
     by_kind = {SeriesKind(ds.ImageType[-1]): ds.pixel_array for ds in results}
-    if SeriesKind.SUPPORT not in by_kind:
+    support, below = by_kind.get(SeriesKind.SUPPORT), by_kind.get(SeriesKind.T2)
+    if support is None or below is None:
         return None
-    support, below = by_kind[SeriesKind.SUPPORT], by_kind[SeriesKind(results[0].ImageType[-1])]
     covered = np.zeros(support.shape, dtype=np.bool_)
     inner = unmarked(covered)
     inner[...] = unmarked(support) != unmarked(below)

@@ -25,7 +25,7 @@ from pipeline.geometry import Float32, Grid, Volume
 from pipeline.hyperintensity import Areas
 from pipeline.places import Mask, Places
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Of the files. What another version of the program kept is made again, so that no result has half
 of what this one would give it."""
 
@@ -61,9 +61,8 @@ class Made:
         images: ``(contrast, slice, row, column)`` signal relative to CSF, float32.
         spread: The same shape, or empty when no ensemble was run.
         unsupported: ``(slice, row, column)``; None when the support is not known.
-        areas: As `pipeline.hyperintensity.unsupported_areas` finds them; None without support or
-            STIR.
-        contrasts: Names along the first axis.
+        areas: As `pipeline.hyperintensity.unsupported_areas` finds them; None without support.
+        contrasts: Names along the first axis; all there are, whichever are delivered.
         grid: Where the images are.
         foot_notes: For the margin, as `pipeline.labeling.mark` takes them.
         warnings: What a reader of the result should know.

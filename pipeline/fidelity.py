@@ -228,13 +228,12 @@ def measure_fidelity(
 
     Args:
         stack: The CT it was made from, HU.
-        synthesis: Of that stack; with T2, or the bone edges are not compared.
+        synthesis: Of that stack.
         places: Of that stack.
         reference: Of the model; None when it has none.
     """
-    t2 = synthesis.images.get(Contrast.T2)
-    pixel_mm = stack.grid.spacing_mm[1]
-    edges = {} if t2 is None else edge_agreement(stack.values, t2, places, pixel_mm)
+    t2, pixel_mm = synthesis.images[Contrast.T2], stack.grid.spacing_mm[1]
+    edges = edge_agreement(stack.values, t2, places, pixel_mm)
     features = ct_features(stack.values[_slices_of(places)])
     distance = None if reference is None else reference.distance(features)
     regions = {
@@ -307,12 +306,19 @@ OUTLINED = "DASHED LINE: BRIGHT ON STIR, MAY BE INVENTED"
 """What the margin says of `pipeline.hyperintensity`: no evidence for an injury, nor against one."""
 
 
-def foot_notes(fidelity: Fidelity, *, has_outlines: bool = False) -> tuple[str, ...]:
+SHARES = "UNSUPPORTED (9003)"
+"""How the line of the margin begins that tells how much of a region is hatched."""
+
+
+def foot_notes(
+    fidelity: Fidelity, *, has_outlines: bool = False, shortfall: str | None = None
+) -> tuple[str, ...]:
     """What the margin of every slice says about support and limits, at most three short lines.
 
     Args:
         fidelity: Of the synthesis.
         has_outlines: Some slices have an outline (`pipeline.hyperintensity`).
+        shortfall: Why shares would say more than is known; it stands in their place.
     """
     shares = {
         "canal": fidelity.unsupported(Region.CANAL),
@@ -320,7 +326,9 @@ def foot_notes(fidelity: Fidelity, *, has_outlines: bool = False) -> tuple[str, 
         "ligaments": fidelity.unsupported(*LIGAMENTS),
     }
     told = [f"{name} {share:.0%}" for name, share in shares.items() if share is not None]
-    first = f"UNSUPPORTED (9003): {', '.join(told)}" if told else "SUPPORT BY THE CT NOT KNOWN"
+    first = f"{SHARES}: {', '.join(told)}" if told else "SUPPORT BY THE CT NOT KNOWN"
+    if shortfall is not None:
+        first = shortfall
     notes = [first, OUTLINED] if has_outlines else [first]
     if fidelity.excesses:
         more = len(fidelity.excesses) - 1

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.contrast import Contrast
+from pipeline.contrast import ALL_CONTRASTS, Contrast
 
 # Any fixed UUID serves; it keeps our names apart from other users of version 5 UUIDs.
 _NAMESPACE = uuid.UUID("6d4b0ab1-3f5c-4c58-9a3e-6c1f1c3b7a90")
@@ -36,6 +36,8 @@ _PACKAGES = (
     "pynetdicom",
     "SimpleITK",
     "numpy",
+    "scipy",
+    "Pillow",
 )
 _MODEL_SUFFIXES = frozenset({".safetensors", ".json"})
 _CHUNK_BYTES = 1 << 20
@@ -47,7 +49,8 @@ class JobIdentity:
 
     Args:
         job_id: As `job_id` gives it.
-        contrasts: The contrasts of the job, at least one, none twice.
+        contrasts: The contrasts of the job, at least one, none twice; kept in the order of
+            `ALL_CONTRASTS`, whatever theirs was.
         seed: Of the generator, at least 0; `seed_of` unless a person chose one, which is then
             among the parameters too.
         model_name: Such as ``"pseudomri-cervical"``; ASCII, at most 64 characters.
@@ -72,6 +75,9 @@ class JobIdentity:
         _check_digest("model_digest", self.model_digest)
         if not self.contrasts or len(set(self.contrasts)) != len(self.contrasts):
             raise ValueError(f"a job needs contrasts, each once, not {self.contrasts}")
+        # The job id does not know their order, so nothing that is named after it may.
+        ordered = tuple(one for one in ALL_CONTRASTS if one in self.contrasts)
+        object.__setattr__(self, "contrasts", ordered)
         if self.seed < 0:
             raise ValueError(f"a seed is at least 0, not {self.seed}")
         for name in (self.model_name, self.model_version):
@@ -180,17 +186,18 @@ def digest_folder(folder: Path) -> str:
     return hashlib.sha256(_canonical_json(contents)).hexdigest()
 
 
-def synthesis_parameters(samples: int, seed: int | None = None) -> dict[str, Any]:
+def synthesis_parameters(samples: int, program: str, seed: int | None = None) -> dict[str, Any]:
     """What the pixels depend on beside the CT and the weights, as it goes into the job id.
 
-    Our own version is among them: another program draws, cuts or marks differently, and a UID
-    must never be used again for other pixels.
+    The program is among them: another one draws, cuts or marks differently, and a UID must never
+    be used again for other pixels.
 
     Args:
         samples: Size of the ensemble.
+        program: Digest of the sources that draw.
         seed: Only when a person chose one; it then makes another job.
     """
-    parameters: dict[str, Any] = {"samples": samples, "pseudomri": metadata.version("pseudomri")}
+    parameters: dict[str, Any] = {"samples": samples, "program": program}
     return parameters if seed is None else {**parameters, "seed": seed}
 
 

@@ -8,9 +8,10 @@ changes that. Nothing here reads a clock or draws a UID, so the same arguments g
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -28,6 +29,9 @@ from pipeline.patient import check_characters, copy_identity
 from pipeline.provenance import JobIdentity, derive_uid
 
 PRODUCT = "pseudomri"
+
+# Timezone Offset From UTC (0008,0201), PS3.3 C.12.1.1.7; no clock is further ahead than 14 hours.
+_OFFSET = re.compile(r"(?P<sign>[+-])(?P<hours>0\d|1[0-4])(?P<minutes>[0-5]\d)")
 
 WARNING = (
     "AI SYNTHETIC - NOT AN MRI. Computed from CT by a generative model; no magnetic resonance was "
@@ -65,10 +69,13 @@ class Equipment:
         software: Name and version of what computed the result, as
             `pipeline.provenance.software_versions` gives it; must have ``"pseudomri"``.
         station_name: (0008,1010), at most 16 ASCII characters; empty when unknown.
+        time_zone: Of the clock on the site's wall, for CT that do not tell theirs; None for that
+            of this host.
     """
 
     software: Mapping[str, str]
     station_name: str = ""
+    time_zone: tzinfo | None = None
 
     def __post_init__(self) -> None:
         if PRODUCT not in self.software:
@@ -99,8 +106,8 @@ def build_series(
         kind: The support map, or one of the job's contrasts.
         headers: All CT slices that were used, without pixel data, in a fixed order.
         identity: What made the result.
-        created_at: When it was made, on record with the job, since it is part of the bytes. Local
-            time of the site, as in the CT; when both know their time zone it is converted.
+        created_at: When it was made, on record with the job, since it is part of the bytes; with
+            its time zone. Written in that of the CT, or else of the equipment.
         equipment: Who made it.
         side_notes: As `pipeline.labeling.mark` takes them.
         foot_notes: Likewise; they go into Image Comments (0020,4000) too.
@@ -115,7 +122,7 @@ def build_series(
     _check(values, grid, frame_of_reference_uid, kind, headers, identity)
     pixels = labeling.mark(labeling.to_pixels(values), kind, side_notes, foot_notes)
     marked_grid = labeling.marked_grid(grid)
-    when = _local_time(created_at, headers[0])
+    when = _local_time(created_at, headers[0], equipment.time_zone)
     # Hundreds of items, the same in every slice: made once, they halve the time it takes to build.
     sources, references = _sources(headers), _references(headers)
     series = []
@@ -156,14 +163,15 @@ def _check(
         raise ValueError("the result must lie in the frame of reference of its CT")
 
 
-def _local_time(created_at: datetime, header: Dataset) -> datetime:
+def _local_time(created_at: datetime, header: Dataset, zone: tzinfo | None) -> datetime:
     """The time on the clock that the CT's own dates and times go by (PS3.3 C.12.1.1.7)."""
-    offset = str(header.get("TimezoneOffsetFromUTC") or "").strip()
-    if created_at.tzinfo is None or not offset:
-        return created_at
-    sign = -1 if offset.startswith("-") else 1
-    hours, minutes = int(offset[-4:-2]), int(offset[-2:])
-    return created_at.astimezone(timezone(sign * timedelta(hours=hours, minutes=minutes)))
+    if created_at.tzinfo is None:
+        raise ValueError("expected the moment of a job with its time zone, found none")
+    told = _OFFSET.fullmatch(str(header.get("TimezoneOffsetFromUTC") or "").strip())
+    if told is not None:
+        ahead = timedelta(hours=int(told["hours"]), minutes=int(told["minutes"]))
+        zone = timezone(-ahead if told["sign"] == "-" else ahead)
+    return created_at.astimezone(zone)
 
 
 def _add_series(

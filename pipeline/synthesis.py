@@ -11,7 +11,7 @@ import contextlib
 import importlib.resources
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,13 +81,14 @@ class Synthesis:
     """The pseudo-MRI of a stack and what it was made with.
 
     Args:
-        images: Signal relative to CSF = 1, ``(slice, row, column)`` float32, one per contrast.
+        images: Signal relative to CSF = 1, ``(slice, row, column)`` float32, of every contrast,
+            whichever are delivered: one pass gives all, and each is judged by all of them.
         spread: Standard deviation of the ensemble in the same unit and shape; empty when no
             samples were drawn.
         doubt: The quantile of its absolute error that the model itself expects, in the same unit
             and shape; 0 from a model that does not tell.
         support: Where the CT does not support the image; None when the model is not calibrated or
-            no samples were drawn. From both contrasts, whichever were asked for.
+            no samples were drawn.
         grid: Of images, spread and doubt alike.
         frame_of_reference_uid: (0020,0052), the CT's.
         seed: Of the ensemble.
@@ -175,7 +176,12 @@ def load_model(folder: Path | None = None, device: str | None = None) -> Model:
 
 def _load_pipeline(folder: Path, device: str) -> PseudoMRIPipeline:
     pipeline: PseudoMRIPipeline = PseudoMRIPipeline.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, low_cpu_mem_usage=False
+        folder,
+        dtype=torch.float32,
+        local_files_only=True,
+        low_cpu_mem_usage=False,
+        # Its digest covers these files; a pickle beside them would run code, too.
+        use_safetensors=True,
     ).to(device)
     pipeline.denoiser.eval().to(memory_format=torch.channels_last)
     return pipeline
@@ -193,7 +199,6 @@ def synthesize(
     stack: Volume,
     model: Model,
     *,
-    contrasts: Sequence[Contrast] = ALL_CONTRASTS,
     seed: int = 0,
     samples: int = SAMPLES,
     progress: Progress | None = None,
@@ -204,16 +209,15 @@ def synthesize(
         stack: CT in HU as `pipeline.reformat` makes it, ``(slice, row, column)``; rows and columns
             divisible by 16.
         model: As `load_model` gives it.
-        contrasts: Wanted, at least one. All are computed in one pass either way.
         seed: Of the ensemble, 0..2**63 - 1.
         samples: Members of the ensemble; 0 for no spread, else at least 2.
         progress: Told after every batch of slices.
 
     Raises:
-        ValueError: When samples is 1 or negative, no contrast is wanted, or the size is wrong.
+        ValueError: When samples is 1 or negative, or the size is wrong.
     """
-    if samples < 0 or samples == 1 or not contrasts:
-        raise ValueError(f"expected contrasts and 0 or at least 2 samples, found {samples}")
+    if samples < 0 or samples == 1:
+        raise ValueError(f"expected 0 or at least 2 samples, found {samples}")
     if stack.grid.shape[1] % 16 or stack.grid.shape[2] % 16:
         raise ValueError(f"rows and columns must be divisible by 16, found {stack.grid.shape}")
     tell = _Counter(len(stack.values) * (1 + samples), progress)
@@ -228,9 +232,9 @@ def synthesize(
         sampled = time.perf_counter()
     support = _support(spread, doubt, model.calibration)
     return Synthesis(
-        images=_by_contrast(image, contrasts),
-        spread={} if spread is None else _by_contrast(spread, contrasts),
-        doubt=_by_contrast(doubt, contrasts),
+        images=_by_contrast(image),
+        spread={} if spread is None else _by_contrast(spread),
+        doubt=_by_contrast(doubt),
         support=support,
         grid=stack.grid,
         frame_of_reference_uid=stack.frame_of_reference_uid,
@@ -268,15 +272,13 @@ def _support(
 ) -> SupportMap | None:
     if spread is None or calibration is None:
         return None
-    return support_map(
-        _by_contrast(spread, ALL_CONTRASTS), _by_contrast(doubt, ALL_CONTRASTS), calibration
-    )
+    return support_map(_by_contrast(spread), _by_contrast(doubt), calibration)
 
 
-def _by_contrast(values: Tensor, contrasts: Sequence[Contrast]) -> dict[Contrast, Float32]:
+def _by_contrast(values: Tensor) -> dict[Contrast, Float32]:
     """Split ``(slice, contrast, row, column)``; each array is whole, own and read-only."""
     out: dict[Contrast, Float32] = {}
-    for contrast in contrasts:
+    for contrast in ALL_CONTRASTS:
         own = values[:, ALL_CONTRASTS.index(contrast)].contiguous().numpy().copy()
         own.setflags(write=False)
         out[contrast] = own

@@ -20,6 +20,7 @@ from node.candidate import SeriesSummary
 from node.clock import to_text, utc_now
 from node.commands.common import err, out, print_json, settings_of
 from node.errors import Refuse
+from node.program import program_digest
 from node.selection import Declined as NotSelected
 from node.selection import Selected, select
 from node.stages import Order, PackagedInstance
@@ -71,7 +72,7 @@ def synthesize(
     with progress(as_json) as (say, told):
         say("loading the model")
         model = load(wanted)
-        stages = real_stages(model, progress=told)
+        stages = real_stages(model, settings.node.zone, told)
         order = _order(series, model, wanted, seed)
         say("finding the cervical spine")
         prepared = stages.prepare(list(series.files.values()))
@@ -212,7 +213,7 @@ def _order(
 ) -> Order:
     """What to make, with the identity that the node would give it."""
     digests = {uid: _data_set_digest(path) for uid, path in series.files.items()}
-    parameters = synthesis_parameters(settings.samples, seed)
+    parameters = synthesis_parameters(settings.samples, program_digest(), seed)
     job = job_id(series.uid, 1, digests, model.digest, settings.contrasts, parameters)
     identity = JobIdentity(
         job_id=job,

@@ -16,6 +16,7 @@ from node.errors import Refuse
 from node.intact import intact_source
 from node.ledger import Ledger
 from node.ledger.entries import Output, SynthesisEntry
+from node.program import program_digest
 from node.stages import Order, PackagedInstance, Stages
 from node.workflow import order_of
 
@@ -46,11 +47,12 @@ def reproduce(
                 f"expected model {entry.model_digest[:12]}, found {model.digest[:12]}; name the"
                 " folder of the model that made it with --model"
             )
-        stages = real_stages(model, progress=told)
+        stages = real_stages(model, settings.node.zone, told)
         again = list(_again(stages, sources, order_of(entry), say))
     verdict = {
         "job_id": entry.job_id,
         **_compared(recorded, again),
+        "same_program": entry.parameters.get("program") == program_digest(),
         "device": f"{model.device} {model.dtype}",
     }
     _tell(verdict, as_json)
@@ -83,6 +85,8 @@ def _tell(verdict: Mapping[str, Any], as_json: bool) -> None:
             f" pixels again, {verdict['identical_files']} are the same files",
             highlight=False,
         )
+        if not verdict["same_program"]:
+            out.print("another program made them: where it drew differently, pixels differ")
     if verdict["different"]:
         raise typer.Exit(Exit.FAILED)
 

@@ -258,8 +258,9 @@ def load_parts(
     for part in ("vae", "unet", "scheduler"):
         if not (folder / part).is_dir():
             raise FileNotFoundError(f"no folder {part} in {folder}; expected a {CLASS_NAME}")
-    how: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
-    how["low_cpu_mem_usage"] = False
+    # Weights that the digest of the folder covers, and no pickles.
+    how: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+    how |= {"dtype": dtype, "low_cpu_mem_usage": False}
     return (
         AutoencoderKL.from_pretrained(folder / "vae", **how),
         UNet2DConditionModel.from_pretrained(folder / "unet", **how),

@@ -23,6 +23,7 @@ from pipeline.fidelity import OUTLINED
 from pipeline.hyperintensity import outline
 from pipeline.levels import Level
 from pipeline.reformat import STACK_SHAPE, stack_grid
+from pipeline.support import Calibration
 from pipeline.symmetry import MidsagittalPlane
 from pipeline.synthesis import Model, load_model, synthesize
 from tests.label_contract import assert_label_contract
@@ -92,6 +93,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load_model(save_tiny(tmp_path_factory.mktemp("tiny")), "cpu")
 
 
+def for_two_samples(scale: float) -> Calibration:
+    return dataclasses.replace(calibration(scale), samples=2)
+
+
 def packaged(
     model: Model, prepared: Prepared, order: Order, headers: list[Dataset], folder: Path
 ) -> list[Dataset]:
@@ -126,7 +131,7 @@ def test_an_uncalibrated_model_makes_two_series_and_says_so(
 def test_a_calibrated_model_makes_the_support_map_too(
     model: Model, prepared: Prepared, order: Order, headers: list[Dataset], tmp_path: Path
 ) -> None:
-    known = dataclasses.replace(model, calibration=calibration(4.0))
+    known = dataclasses.replace(model, calibration=for_two_samples(4.0))
     results = packaged(known, prepared, order, headers, tmp_path)
     assert_label_contract(results, headers)
     by_kind = {
@@ -186,23 +191,32 @@ def test_a_bright_area_without_support_is_outlined_in_every_series_and_on_record
             np.testing.assert_array_equal(drawn, line[index])
 
 
-@pytest.mark.parametrize(
-    ("contrasts", "samples", "is_told"),
-    [((Contrast.T2,), 2, True), ((Contrast.STIR,), 2, False), (ALL_CONTRASTS, 0, False)],
-)
 def test_where_no_area_can_be_looked_for_the_record_does_not_say_that_there_is_none(
-    model: Model,
-    prepared: Prepared,
-    contrasts: tuple[Contrast, ...],
-    samples: int,
-    is_told: bool,
+    model: Model, prepared: Prepared
 ) -> None:
     known = dataclasses.replace(model, calibration=calibration())
-    result = synthesize(prepared.stack, known, contrasts=contrasts, samples=samples)
-    made = judged(result, prepared, known)
-    can_be = Contrast.STIR in contrasts and samples > 0
-    assert (made.facts["outlined"] is not None) == can_be
-    assert any("not looked for" in warning for warning in made.warnings) == is_told
+    for samples, can_be in ((2, True), (0, False)):
+        made = judged(synthesize(prepared.stack, known, samples=samples), prepared, known)
+        assert (made.facts["outlined"] is not None) == can_be
+
+
+@pytest.mark.parametrize("contrast", ALL_CONTRASTS)
+def test_one_contrast_alone_is_as_it_is_beside_the_other(
+    model: Model, prepared: Prepared, order: Order, headers: list[Dataset], contrast: Contrast
+) -> None:
+    """Judged by both, outlined, and with the same support map, whichever is delivered."""
+    known = dataclasses.replace(model, calibration=for_two_samples(4.0))
+    made = judged(synthesize(prepared.stack, known, samples=2), prepared, known)
+    both = {
+        (ds.ImageType[4], ds.InstanceNumber): ds.PixelData
+        for ds in read(known, made, prepared, order, headers)
+    }
+    alone = dataclasses.replace(
+        order, identity=dataclasses.replace(order.identity, contrasts=(contrast,))
+    )
+    results = read(known, made, prepared, alone, headers)
+    assert {ds.ImageType[4] for ds in results} == {contrast, "SUPPORT"}
+    assert all(ds.PixelData == both[ds.ImageType[4], ds.InstanceNumber] for ds in results)
 
 
 def test_what_an_earlier_program_kept_is_made_again(
@@ -226,11 +240,16 @@ def read(
 
 
 def test_fewer_samples_than_calibrated_is_a_warning(
-    model: Model, prepared: Prepared, order: Order
+    model: Model, prepared: Prepared, order: Order, headers: list[Dataset]
 ) -> None:
     known = dataclasses.replace(model, calibration=calibration())
     made = real_stages(known).synthesize(prepared, order)
     assert any("calibrated with 8 samples, drawn 2" in warning for warning in made.warnings)
+    # In every slice, instead of shares and a legend that promise more.
+    for ds in read(known, made, prepared, order, headers):
+        assert "HATCH NOT CALIBRATED: 2 OF 8 SAMPLES" in ds.ImageComments
+        assert LEGEND not in ds.ImageComments
+        assert "UNSUPPORTED (9003)" not in ds.ImageComments
 
 
 def test_a_picture_that_is_not_this_patients_is_declined(model: Model, prepared: Prepared) -> None:

@@ -193,6 +193,9 @@ def test_identity_is_valid_or_is_not(wrong: dict[str, Any]) -> None:
         "model_digest": MODEL,
         "parameters": {},
     }
-    JobIdentity(**right)
+    one, other = (
+        JobIdentity(**{**right, "contrasts": x}) for x in (ALL_CONTRASTS, ALL_CONTRASTS[::-1])
+    )
+    assert one == other  # as their job ids are
     with pytest.raises(ValueError):
         JobIdentity(**{**right, **wrong})

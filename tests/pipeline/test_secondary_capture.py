@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import highdicom
 import numpy as np
@@ -32,8 +33,8 @@ from pipeline.secondary_capture import Equipment, build_series
 from tests.label_contract import assert_label_contract, stored_bytes
 
 BIN = Path(sys.executable).parent
-CREATED_AT = datetime(2026, 3, 4, 5, 6, 7, 890)
-EQUIPMENT = Equipment({"pseudomri": "0.1.0", "numpy": "2.4.6"}, station_name="NODE1")
+CREATED_AT = datetime(2026, 3, 4, 5, 6, 7, 890, tzinfo=UTC)
+EQUIPMENT = Equipment({"pseudomri": "0.1.0", "numpy": "2.4.6"}, station_name="NODE1", time_zone=UTC)
 KANJI = b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B=\x1b$B$d$^$@\x1b(B^\x1b$B$?$m$&\x1b(B"
 # Escapes into the set that is already active: legal, and lost by decoding and encoding.
 KANJI_STUDY = b"\x1b$B3[\x1b$BDG\x1b(B CT "
@@ -418,6 +419,21 @@ def test_times_are_the_argument_in_the_time_of_the_ct() -> None:
     ds = build(ct_headers(TimezoneOffsetFromUTC="+0900"), created_at=utc)[0]
     assert (ds.ContentDate, ds.ContentTime) == ("20260305", "050000.000000")
     assert ds.TimezoneOffsetFromUTC == "+0900"
+
+
+@pytest.mark.parametrize("offset", [None, "+9:00", "JST", "-9900"])
+def test_times_are_the_sites_where_the_ct_does_not_tell_its_time_zone(offset: str | None) -> None:
+    """Else the result of a night in Tokyo would be older than its study."""
+    headers = ct_headers() if offset is None else ct_headers(TimezoneOffsetFromUTC=offset)
+    tokyo = dataclasses.replace(EQUIPMENT, time_zone=ZoneInfo("Asia/Tokyo"))
+    utc = datetime(2026, 3, 4, 18, 0, tzinfo=UTC)
+    ds = build(headers, created_at=utc, equipment=tokyo)[0]
+    assert (ds.SeriesDate, ds.SeriesTime) == ("20260305", "030000.000000")
+
+
+def test_a_moment_without_a_time_zone_is_refused() -> None:
+    with pytest.raises(ValueError, match="time zone"):
+        build(ct_headers(), created_at=datetime(2026, 3, 4))
 
 
 @pytest.mark.parametrize(
