@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from html import escape
 from typing import Any
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.contrast import ALL_CONTRASTS, Contrast
+from pipeline import labeling
+from pipeline.contrast import ALL_CONTRASTS, Contrast, SeriesKind
 from pipeline.evaluation.canal import CanalScore
 from pipeline.evaluation.injuries import Detection, Share
 from pipeline.evaluation.pages import Row, finite, html_table, markdown_table, page, words
@@ -306,7 +307,7 @@ def as_html(found: Evaluation) -> str:
     if found.real is not None:
         body.append("<h2>Pictures of the real neck</h2><p>CT, pseudo-T2, pseudo-STIR of every"
                     " slice, from the patient's left to the right.</p>")  # fmt: skip
-        body += [_real_figure(found.real, k) for k in range(len(found.real.stack))]
+        body += _real_figures(found.real)
     return page(f"Evaluation of {name}", body)
 
 
@@ -323,16 +324,25 @@ def _phantom_figure(one: Pictures) -> str:
     return _figure(f"Phantom {one.seed}: {one.findings.replace('_', ' ')}", cells)
 
 
-def _real_figure(neck: RealNeck, k: int) -> str:
-    cells = [("CT", _gray(neck.stack[k], *SOFT_WINDOW_HU, gamma=1.0))]
-    for contrast in (Contrast.T2, Contrast.STIR):
-        image = _gray(neck.images[contrast][k], 0, WHITE_SIGNAL)
-        cells.append((f"pseudo-{contrast.value}", image))
+def _real_figures(neck: RealNeck) -> Iterator[str]:
+    """A patient's pictures, marked as delivered ones are: they may be copied from the page."""
+    shown = {
+        f"pseudo-{contrast}": _marked(neck.images[contrast], SeriesKind(contrast))
+        for contrast in ALL_CONTRASTS
+    }
     if neck.support is not None:
         veiled = hatched(neck.images[Contrast.T2], neck.support.unsupported)
-        cells.append(("pseudo-T2, hatched where the CT does not support it",
-                      _gray(veiled[k], 0, WHITE_SIGNAL)))  # fmt: skip
-    return _figure(f"Real neck, slice {k + 1} of {len(neck.stack)}", cells)
+        name = "pseudo-T2, hatched where the CT does not support it"
+        shown[name] = _marked(veiled, SeriesKind.SUPPORT)
+    for k, ct in enumerate(neck.stack):
+        cells = [("CT", _gray(ct, *SOFT_WINDOW_HU, gamma=1.0))]
+        cells += [(name, images[k]) for name, images in shown.items()]
+        yield _figure(f"Real neck, slice {k + 1} of {len(neck.stack)}", cells)
+
+
+def _marked(signal: Float32, kind: SeriesKind) -> NDArray[np.uint8]:
+    pixels = labeling.mark(labeling.to_pixels(signal), kind)
+    return _gray(pixels / np.float32(labeling.SIGNAL_SCALE), 0, WHITE_SIGNAL)
 
 
 def _figure(caption: str, cells: Sequence[tuple[str, NDArray[np.uint8]]]) -> str:

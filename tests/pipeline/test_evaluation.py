@@ -15,13 +15,14 @@ from PIL import Image
 
 from node.commands.judging import seeds_of
 from node.errors import Refuse
-from pipeline.contrast import Contrast
+from pipeline import labeling
+from pipeline.contrast import ALL_CONTRASTS, Contrast, SeriesKind
 from pipeline.evaluation import report
 from pipeline.evaluation.canal import CanalTally, read_rows, true_cord_mm
 from pipeline.evaluation.course import ACROSS_MM, Course, phantom_course
 from pipeline.evaluation.injuries import Sample, Share, auc, detect, samples_of
-from pipeline.evaluation.reference_free import measure
-from pipeline.evaluation.run import Evaluation, Plan, evaluate_all
+from pipeline.evaluation.reference_free import ReferenceFree, measure
+from pipeline.evaluation.run import Evaluation, Plan, RealNeck, evaluate_all
 from pipeline.evaluation.scores import Score
 from pipeline.evaluation.targets import Target, baseline_targets
 from pipeline.geometry import Float32, Grid
@@ -102,6 +103,22 @@ def test_json_has_no_nan_and_the_page_stands_alone(found: Evaluation) -> None:
     text = report.as_markdown(found)
     for title in ("Tissues", "Many steps", "Canal and cord", "Injuries", "Measures without"):
         assert f"### {title}" in text
+
+
+def test_no_picture_of_a_patient_leaves_the_page_without_the_mark(found: Evaluation) -> None:
+    grey = np.random.default_rng(7).uniform(0, 1, (3, 256, 256)).astype(np.float32)
+    images = dict.fromkeys(ALL_CONTRASTS, grey)
+    neck = RealNeck(ReferenceFree(1, 1, 1, 1, 1, 0, 0, {}, {}), 1000 * grey, images)
+    page = report.as_html(replace(found, real=neck))
+    shown = re.findall(r'alt="pseudo-(T2|STIR)" src="data:image/jpeg;base64,([^"]+)"', page)
+    assert len(shown) == 2 * 3
+    for kind in ALL_CONTRASTS:
+        slices = [
+            np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))), dtype=np.uint16)
+            for name, picture in shown
+            if name == kind
+        ]
+        assert labeling.has_mark(np.stack(slices), SeriesKind(kind))
 
 
 def test_the_truth_is_found_by_its_own_thresholds(found: Evaluation) -> None:
