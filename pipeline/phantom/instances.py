@@ -152,6 +152,7 @@ def _identity(person: Patient, series: str, index: int, acquired: datetime) -> D
     seed = person.seed
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 192"
+    ds.SyntheticData = "YES"
     ds.SOPInstanceUID = uid(seed, series, index)
     date, time = acquired.strftime("%Y%m%d"), acquired.strftime("%H%M%S")
     ds.InstanceCreationDate, ds.InstanceCreationTime = date, time

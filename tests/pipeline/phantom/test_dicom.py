@@ -62,6 +62,7 @@ def test_ct_values_and_geometry_survive_the_disk(written: Written) -> None:
 
 def test_the_truth_shares_study_and_space_and_says_what_it_is(written: Written) -> None:
     ct, t2, stir = (pydicom.dcmread(p[7]) for p in (written.ct, written.t2, written.stir))
+    assert {ds.SyntheticData for ds in (ct, t2, stir)} == {"YES"}
     for truth, contrast in ((t2, "T2"), (stir, "STIR")):
         assert truth.StudyInstanceUID == ct.StudyInstanceUID
         assert truth.FrameOfReferenceUID == ct.FrameOfReferenceUID
