@@ -23,7 +23,7 @@ from node.errors import Refuse
 from node.program import program_digest
 from node.selection import Declined as NotSelected
 from node.selection import Selected, select
-from node.stages import Order, PackagedInstance
+from node.stages import Order, PackagedInstance, Stages
 from node.states import SeriesState
 from node.summary import Pixels, summarize
 from node.workfiles import Made, Prepared
@@ -74,13 +74,8 @@ def synthesize(
         model = load(wanted)
         stages = real_stages(model, settings.node.zone, told)
         order = _order(series, model, wanted, seed)
-        say("finding the cervical spine")
-        prepared = stages.prepare(list(series.files.values()))
-        say("synthesizing")
-        made = stages.synthesize(prepared, order)
-        say("packaging")
-        headers = [header_of(series.files[uid]) for uid in prepared.header_uids]
-        written = _write(stages.package(made, prepared, headers, order), out_folder)
+        prepared, made, instances = run(stages, series.files, order, say)
+        written = _write(instances, out_folder)
     record = _record(series, order, model, prepared, made, written)
     (out_folder / "provenance.json").write_text(json.dumps(record, indent=2) + "\n")
     if as_json:
@@ -89,6 +84,29 @@ def synthesize(
     for warning in (*prepared.warnings, *made.warnings):
         err.print(f"[yellow]warning[/yellow] {warning}", highlight=False)
     out.print(f"{len(written)} instances and provenance.json in {out_folder}", highlight=False)
+
+
+def run(
+    stages: Stages, files: Mapping[str, Path], order: Order, say: Callable[[str], None]
+) -> tuple[Prepared, Made, Iterator[PackagedInstance]]:
+    """A job from its CT to the instances, which are made as they are asked for.
+
+    Args:
+        stages: Around a loaded model.
+        files: Of the CT, by SOP Instance UID.
+        order: What is to be made.
+        say: Told what is being done.
+
+    Raises:
+        Declined: As the stages.
+    """
+    say("finding the cervical spine")
+    prepared = stages.prepare(list(files.values()))
+    say("synthesizing")
+    made = stages.synthesize(prepared, order)
+    say("packaging")
+    headers = [_header_of(files[uid]) for uid in prepared.header_uids]
+    return prepared, made, stages.package(made, prepared, headers, order)
 
 
 def _record(
@@ -150,7 +168,7 @@ def _series_in(folder: Path) -> list[FolderSeries]:
     found: dict[str, list[tuple[Path, Dataset]]] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
-            ds = header_of(path)
+            ds = _header_of(path)
             found.setdefault(str(ds.SeriesInstanceUID), []).append((path, ds))
         except (InvalidDicomError, AttributeError):
             continue
@@ -243,7 +261,7 @@ def _write(instances: Iterator[PackagedInstance], folder: Path) -> list[dict[str
     return written
 
 
-def header_of(path: Path) -> Dataset:
+def _header_of(path: Path) -> Dataset:
     """A DICOM file without its pixel data."""
     return dcmread(path, stop_before_pixels=True)
 

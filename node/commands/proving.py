@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,13 @@ import typer
 
 from node.archive import Archive
 from node.commands.common import Exit, open_node, out, print_json
-from node.commands.making import header_of, progress, synthesis_settings
+from node.commands.making import progress, run, synthesis_settings
 from node.errors import Refuse
 from node.intact import intact_source
 from node.ledger import Ledger
 from node.ledger.entries import Output, SynthesisEntry
 from node.program import program_digest
-from node.stages import Order, PackagedInstance, Stages
+from node.stages import PackagedInstance
 from node.workflow import order_of
 
 
@@ -48,7 +48,8 @@ def reproduce(
                 " folder of the model that made it with --model"
             )
         stages = real_stages(model, settings.node.zone, told)
-        again = list(_again(stages, sources, order_of(entry), say))
+        _, _, instances = run(stages, sources, order_of(entry), say)
+        again = list(instances)
     verdict = {
         "job_id": entry.job_id,
         **_compared(recorded, again),
@@ -91,26 +92,15 @@ def _tell(verdict: Mapping[str, Any], as_json: bool) -> None:
         raise typer.Exit(Exit.FAILED)
 
 
-def _again(
-    stages: Stages, sources: Sequence[Path], order: Order, say: Callable[[str], None]
-) -> Iterator[PackagedInstance]:
-    say("finding the cervical spine")
-    prepared = stages.prepare(sources)
-    say("synthesizing")
-    made = stages.synthesize(prepared, order)
-    say("packaging")
-    by_uid = {str(header.SOPInstanceUID): header for header in map(header_of, sources)}
-    headers = [by_uid[uid] for uid in prepared.header_uids]
-    yield from stages.package(made, prepared, headers, order)
-
-
-def _sources(ledger: Ledger, archive: Archive, entry: SynthesisEntry) -> list[Path]:
-    """The archived files of a job's CT, each compared with the record."""
+def _sources(ledger: Ledger, archive: Archive, entry: SynthesisEntry) -> dict[str, Path]:
+    """The archived files of a job's CT by SOP Instance UID, each compared with the record."""
     held = ledger.series.get(entry.series_uid)
     known = {one.sop_instance_uid: one for one in held.instances} if held else {}
     if missing := sorted(entry.sources.keys() - known.keys()):
         raise Refuse(f"expected instance {missing[0]} on record, found none")
-    return [intact_source(archive, known[uid], entry.sources[uid]) for uid in entry.sources]
+    return {
+        uid: intact_source(archive, known[uid], digest) for uid, digest in entry.sources.items()
+    }
 
 
 def _job_of(story: Mapping[str, Any]) -> str:

@@ -341,8 +341,8 @@ def _real_figures(neck: RealNeck) -> Iterator[str]:
 
 
 def _marked(signal: Float32, kind: SeriesKind) -> NDArray[np.uint8]:
-    pixels = labeling.mark(labeling.to_pixels(signal), kind)
-    return _gray(pixels / np.float32(labeling.SIGNAL_SCALE), 0, WHITE_SIGNAL)
+    pixels = labeling.mark(labeling.to_pixels(signal), kind).astype(np.float32)
+    return _gray(pixels, 0, WHITE_SIGNAL * labeling.SIGNAL_SCALE)
 
 
 def _figure(caption: str, cells: Sequence[tuple[str, NDArray[np.uint8]]]) -> str:
