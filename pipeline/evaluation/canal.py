@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from pipeline.evaluation.course import ACROSS_MM, STEP_MM, Course
@@ -44,9 +45,14 @@ class CanalRows:
     ap_mm: Float64
 
     @property
+    def is_resolved(self) -> NDArray[np.bool_]:
+        """Which points show bright, dark, bright, ``(n,)``."""
+        return self.contrast > RESOLVED_CONTRAST
+
+    @property
     def resolved(self) -> float:
-        """Share of points that show bright, dark, bright."""
-        return float((self.contrast > RESOLVED_CONTRAST).mean())
+        """Share of points that do."""
+        return float(self.is_resolved.mean())
 
 
 def read_rows(t2: Float32, course: Course) -> CanalRows:
@@ -105,12 +111,14 @@ class CanalScore:
             model adds.
         truth_ap_error_mm: The same measurement on the true T2 against the phantom: what the
             measurement itself is off.
-        ap_measured: Share of level measurements that could be made.
+        ap_measured: Share of level measurements that could be made in the pseudo-T2; the others
+            count in no error.
         cord_error_mm: Mean absolute, where the CT shows the cord and where not.
         cord_error_p95_mm: 95th percentile of the same.
         middle_error_mm: Of guessing the middle of the canal instead, for comparison.
-        resolved: Share of rows with cord in CSF, by the same split.
-        resolved_truth: In the true T2.
+        resolved: Share of rows with cord in CSF, of those where the true T2 shows it, by the same
+            split. What is drawn in the others is `pipeline.evaluation.effaced`.
+        resolved_truth: Share of all rows in the true T2.
         phantoms: By the same split.
     """
 
@@ -151,7 +159,8 @@ class CanalTally:
                 self._ap[level.name].append((measured, like_truth, widths[level.name]))
         key = "shown" if person.palette.cord_csf_gap_hu >= SHOWN_GAP_HU else "hidden"
         self._cord[key].append(np.stack((rows.cord_mm, true_cord_mm(pair, course))))
-        self._resolved[key].append(rows.resolved)
+        if true_rows.is_resolved.any():
+            self._resolved[key].append(float(rows.is_resolved[true_rows.is_resolved].mean()))
         self._truth.append(true_rows.resolved)
 
     def score(self) -> CanalScore:

@@ -7,7 +7,7 @@ that was stopped does not draw them again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,8 +19,11 @@ from torch import Generator
 
 from pipeline.anatomy import Anatomy
 from pipeline.contrast import ALL_CONTRASTS, Contrast
-from pipeline.evaluation.canal import VERTEBRAE, CanalScore, CanalTally
+from pipeline.evaluation.canal import VERTEBRAE, CanalScore, CanalTally, read_rows
+from pipeline.evaluation.counterfactual.run import model_supporter
+from pipeline.evaluation.counterfactual.subjects import Supporter
 from pipeline.evaluation.course import Course, anatomy_course, phantom_course
+from pipeline.evaluation.effaced import Effaced, EffacedTally, Mask
 from pipeline.evaluation.injuries import Detection, Sample, detect, samples_of
 from pipeline.evaluation.reference_free import ReferenceFree, measure, noise_change
 from pipeline.evaluation.scores import (
@@ -46,6 +49,14 @@ LOOKUP = range(120, 140)
 """Training phantoms that the lookup table learns from."""
 
 STEPS = 50
+STEPS_UNFAIR = (
+    "The baseline is no fair one: the network was trained at noise levels 0.5 and 0.8 and, at level"
+    " 1, on a latent of zeros, so that a start from noise and nearly all of the 50 levels between"
+    " are new to it. A fair one needs a training on all levels. It runs on these few slices alone,"
+    " not on all phantoms"
+)
+"""What must stand beside the column (`pipeline.training.loop.TrainingConfig.noise_sigmas`)."""
+
 STEPPED_PHANTOMS = 5
 STEPPED_SLICES = 4
 """The many-step baseline costs as much a slice as fifty of ours: a few slices of a few phantoms."""
@@ -144,6 +155,7 @@ class Evaluation:
         scores: By method, all held-out phantoms.
         stepped: Model and many-step baseline on the same slices of a few phantoms; may be empty.
         canal: Of the model.
+        effaced: Of the model, where the true T2 shows no CSF on both sides of the cord.
         continuity: Of the model.
         detections: Of the model and, as ceiling, of the truth.
         uninjured: Reference-free measures of the model on uninjured phantoms.
@@ -156,6 +168,7 @@ class Evaluation:
     scores: Mapping[str, list[Score]]
     stepped: Mapping[str, list[Score]]
     canal: CanalScore
+    effaced: Effaced
     continuity: Continuity
     detections: list[Detection]
     uninjured: list[ReferenceFree]
@@ -164,14 +177,57 @@ class Evaluation:
 
 
 @dataclass(frozen=True, eq=False)
-class _Case:
-    """One phantom, ready to be measured."""
+class Case:
+    """One phantom, ready to be measured.
+
+    Args:
+        person: Who it is.
+        pair: The truth.
+        grid: Of the pair.
+        course: Of the canal in it.
+        ct: HU with a scanner's noise, ``(slice, row, column)``.
+    """
 
     person: Patient
     pair: TrainingPair
     grid: Grid
     course: Course
     ct: Float32
+
+    @property
+    def canal_slices(self) -> slice:
+        """Those through the canal, with the neighbors that the model sees with them."""
+        through = np.rint(self.course.index[:, 0]).astype(int)
+        return slice(max(0, through.min() - 1), int(through.max()) + 2)
+
+
+class Canals:
+    """Measures canal and cord of one phantom after the other.
+
+    Args:
+        model: Under test; its support map is made only where the true T2 lacks CSF.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.canal, self.effaced = CanalTally(), EffacedTally()
+        self._supporter = model_supporter(model)
+
+    def add(self, t2: Float32, case: Case) -> None:
+        """Take up the pseudo-T2 of one phantom, which may be empty beside its `canal_slices`."""
+        pair, course = case.pair, case.course
+        self.canal.add(t2, pair, case.person, course, case.grid)
+        drawn, true = read_rows(t2, course), read_rows(pair.t2, course)
+        unsupported = None
+        if self._supporter is not None and not true.is_resolved.all():
+            unsupported = _canal_map(self._supporter, case)
+        self.effaced.add(drawn, true, pair.labels, course, unsupported)
+
+
+def _canal_map(supporter: Supporter, case: Case) -> Mask:
+    """The support map of the slices through the canal; nothing is marked beside them."""
+    unsupported = np.zeros(case.ct.shape, dtype=np.bool_)
+    unsupported[case.canal_slices] = supporter(case.ct[case.canal_slices]).unsupported
+    return unsupported
 
 
 class _Following:
@@ -181,7 +237,7 @@ class _Following:
         self._steps: dict[Contrast, list[tuple[float, float]]] = {c: [] for c in ALL_CONTRASTS}
         self._order: dict[Contrast, list[float]] = {c: [] for c in ALL_CONTRASTS}
 
-    def add(self, images: Images, case: _Case) -> None:
+    def add(self, images: Images, case: Case) -> None:
         body = (case.pair.labels[1:] != Tissue.AIR) & (case.pair.labels[:-1] != Tissue.AIR)
         marrow = case.pair.labels == Tissue.MARROW
         levels = [v for v in case.person.spine.levels if v.name in VERTEBRAE]
@@ -233,12 +289,12 @@ def evaluate_all(
         tell: For a progress bar.
     """
     began = time.perf_counter()
-    _fill(plan, tell)
+    fill_pool(plan.pool, [*plan.judged, *plan.tuning, *plan.lookup], tell)
     judging = _Judging(plan, model, regression)
     tuned: list[Sample] = []
-    for case in _cases(plan.pool, plan.tuning, "thresholds", tell):
+    for case in cases(plan.pool, plan.tuning, "thresholds", tell):
         tuned += _samples(judging.run(case.ct), case)
-    for case in _cases(plan.pool, plan.judged, "held-out phantoms", tell):
+    for case in cases(plan.pool, plan.judged, "held-out phantoms", tell):
         judging.add(case)
     neck = None if real is None else _real(judging.run, model, *real, tell)
     return Evaluation(
@@ -246,7 +302,8 @@ def evaluate_all(
         facts=_facts(plan, model) | {"seconds": round(time.perf_counter() - began, 1)},
         scores={name: tally.scores() for name, tally in judging.tallies.items()},
         stepped={name: t.scores() for name, t in judging.stepped.items() if t.scores()},
-        canal=judging.canal.score(),
+        canal=judging.canals.canal.score(),
+        effaced=judging.canals.effaced.score(),
         continuity=judging.following.result(),
         detections=detect(tuned, judging.samples),
         uninjured=judging.uninjured,
@@ -271,13 +328,13 @@ class _Judging:
         self._others = _baselines(plan, regression)
         self.tallies = {name: Tally() for name in ("model", *self._others, "codec only")}
         self.stepped = {name: Tally() for name in ("model", self.steps_name)}
-        self.canal, self.following = CanalTally(), _Following()
+        self.canals, self.following = Canals(model), _Following()
         self.samples: list[Sample] = []
         self.uninjured: list[ReferenceFree] = []
         self.pictures: list[Pictures] = []
         self._count = 0
 
-    def add(self, case: _Case) -> None:
+    def add(self, case: Case) -> None:
         """Judge one phantom; the first few by many steps too, and with a picture."""
         ours = self.run(case.ct)
         made: dict[str, Images] = {"model": ours}
@@ -286,7 +343,7 @@ class _Judging:
         made["codec only"] = _coded(self._model, case.pair)
         for name, images in made.items():
             self.tallies[name].add(images, case.pair)
-        self.canal.add(ours[Contrast.T2], case.pair, case.person, case.course, case.grid)
+        self.canals.add(ours[Contrast.T2], case)
         self.following.add(ours, case)
         self.samples += _samples(ours, case)
         if not case.person.findings:
@@ -310,28 +367,27 @@ def _facts(plan: Plan, model: Model) -> dict[str, object]:
         "lookup": [plan.lookup.start, plan.lookup.stop],
         "stepped": f"{STEPPED_SLICES} slices through the canal of the first"
         f" {min(STEPPED_PHANTOMS, len(plan.judged))} phantoms; model and baseline are given"
-        " these slices alone",
+        f" these slices alone. {STEPS_UNFAIR}",
         "device": f"{model.device} {model.dtype}, {torch.get_num_threads()} thread(s)",
     }
 
 
-def _fill(plan: Plan, tell: Tell) -> None:
+def fill_pool(pool: Path, seeds: Iterable[int], tell: Tell) -> None:
     """Draw the phantoms that the pool lacks."""
-    wanted = [*plan.judged, *plan.tuning, *plan.lookup]
-    missing = [s for s in wanted if not pair_path(plan.pool, s).exists()]
+    missing = [s for s in seeds if not pair_path(pool, s).exists()]
     for number, seed in enumerate(missing):
         tell("drawing phantoms", number, len(missing))
-        fill(plan.pool, range(seed, seed + 1))
+        fill(pool, range(seed, seed + 1))
 
 
-def _cases(pool: Path, seeds: range, what: str, tell: Tell) -> Iterator[_Case]:
+def cases(pool: Path, seeds: range, what: str, tell: Tell) -> Iterator[Case]:
     """The phantoms of these seeds, each with its own noise."""
     for number, seed in enumerate(seeds):
         tell(what, number, len(seeds))
         person, pair = patient(seed), load(pair_path(pool, seed))
         grid = pair_grid(person)
         ct = noisy(pair.ct, np.random.default_rng(seed))
-        yield _Case(person, pair, grid, phantom_course(person, grid), ct)
+        yield Case(person, pair, grid, phantom_course(person, grid), ct)
 
 
 def _baselines(plan: Plan, regression: Model | None) -> dict[str, Method]:
@@ -373,7 +429,7 @@ def _true(pair: TrainingPair) -> dict[Contrast, Float32]:
     return {Contrast.T2: pair.t2, Contrast.STIR: pair.stir}
 
 
-def _samples(images: Images, case: _Case) -> list[Sample]:
+def _samples(images: Images, case: Case) -> list[Sample]:
     truth = _true(case.pair)
     named = {str(c): images[c] for c in ALL_CONTRASTS}
     named |= {f"true {c}": truth[c] for c in ALL_CONTRASTS}
@@ -381,7 +437,7 @@ def _samples(images: Images, case: _Case) -> list[Sample]:
 
 
 def _stepped(
-    run: Method, model: Model, steps: int, case: _Case, tallies: Mapping[str, Tally]
+    run: Method, model: Model, steps: int, case: Case, tallies: Mapping[str, Tally]
 ) -> Images:
     """Score model and many steps on the same few slices; the latter's images in a whole stack."""
     part = _part(case)
@@ -396,12 +452,12 @@ def _stepped(
     return {contrast: np.pad(values, around) for contrast, values in slow.items()}
 
 
-def _part(case: _Case) -> slice:
+def _part(case: Case) -> slice:
     first = min(max(0, case.course.middle_slice - 2), len(case.ct) - STEPPED_SLICES)
     return slice(max(0, first), first + STEPPED_SLICES)
 
 
-def _picture(case: _Case, made: Mapping[str, Images]) -> Pictures:
+def _picture(case: Case, made: Mapping[str, Images]) -> Pictures:
     k = case.course.middle_slice
     names = ", ".join(
         f"{i.finding.value}{'' if i.ct_visible else ' (occult)'}" for i in case.person.findings

@@ -101,7 +101,10 @@ def test_json_has_no_nan_and_the_page_stands_alone(found: Evaluation) -> None:
     assert first.size == (256, 256)
     assert np.asarray(first).std() > 20
     text = report.as_markdown(found)
-    for title in ("Tissues", "Many steps", "Canal and cord", "Injuries", "Measures without"):
+    for title in (
+        "Tissues", "Many steps", "Canal and cord", "CSF where there is none", "Injuries",
+        "Measures without",
+    ):  # fmt: skip
         assert f"### {title}" in text
 
 
@@ -119,6 +122,39 @@ def test_no_picture_of_a_patient_leaves_the_page_without_the_mark(found: Evaluat
             if name == kind
         ]
         assert labeling.has_mark(np.stack(slices), SeriesKind(kind))
+
+
+def test_what_a_figure_does_not_say_stands_beside_it(found: Evaluation) -> None:
+    for text in (report.as_markdown(found), report.as_html(found)):
+        assert "The baseline is no fair one" in text
+        assert "Stenosis and translation have no sensitivity" in text
+    canal = replace(found.canal, ap_measured=0.75)
+    assert "| APs that could be measured | 75.0% |" in report.as_markdown(
+        replace(found, canal=canal)
+    )
+
+
+def test_false_csf_is_a_target(found: Evaluation) -> None:
+    effaced = replace(found.effaced, false_csf=Share.count(52, 85), phantoms=13)
+    told = {target.name: target for target in report.targets(replace(found, effaced=effaced))}
+    (name,) = (name for name in told if name.startswith("CSF drawn"))
+    assert told[name].value == pytest.approx(52 / 85)
+    assert not told[name].is_reached
+    assert told[name].note == "52 of 85 rows, 13 phantoms"
+
+
+def test_rows_without_csf_in_the_truth_are_none_that_a_model_should_resolve(
+    phantom: tuple[Patient, TrainingPair, Grid, Course],
+) -> None:
+    person, pair, grid, course = phantom
+    blank = np.full_like(pair.t2, 0.6)
+    blank[:, : pair.t2.shape[1] // 2] = pair.t2[:, : pair.t2.shape[1] // 2]
+    partly = TrainingPair(pair.ct, blank, pair.stir, pair.labels, pair.ct_labels)
+    tally = CanalTally()
+    tally.add(blank, partly, person, course, grid)
+    score = tally.score()
+    assert score.resolved_truth < 0.9
+    assert {v for v in score.resolved.values() if np.isfinite(v)} == {1.0}
 
 
 def test_the_truth_is_found_by_its_own_thresholds(found: Evaluation) -> None:
@@ -224,6 +260,14 @@ def test_a_target_is_reached_on_its_own_side(value: float, limit: float) -> None
     assert (most.is_reached and least.is_reached) == (value == limit)
 
 
+def test_a_target_says_how_many_it_rests_on() -> None:
+    few = Target("", 1.0, 0.9, at_most=False, share=Share.count(8, 8))
+    assert (few.is_reached, few.verdict) == (True, "yes (n = 8, at least 0.63)")
+    many = Target("", 52 / 85, 0.1, at_most=True, share=Share.count(52, 85))
+    assert many.verdict == "**no** (n = 85, at most 0.72)"
+    assert Target("", 1.0, 0.9, at_most=False).verdict == "yes"
+
+
 def test_what_could_not_be_measured_is_not_reached() -> None:
     assert not Target("", float("nan"), 1.0, at_most=True).is_reached
     assert not Target("", 1.0, float("nan"), at_most=True).is_reached
@@ -239,3 +283,8 @@ def test_a_baseline_that_is_as_good_is_named() -> None:
     assert target.value == 1
     assert target.note == "cord T2"
     assert not target.is_reached
+    ours, theirs = [*ours, score("CORD_OEDEMA", 0.191)], [*theirs, score("CORD_OEDEMA", 0.189)]
+    spine, lesions = baseline_targets({"model": ours, "lookup": theirs}, "model")
+    assert spine == target
+    assert (lesions.name, lesions.value) == ("lesions, of 1, where lookup has no larger error", 1)
+    assert lesions.note == "cord oedema T2"

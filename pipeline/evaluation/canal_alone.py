@@ -1,0 +1,98 @@
+"""The canal's part of the evaluation alone, in minutes, and narrowed canals beside it.
+
+``python -m pipeline.evaluation.canal_alone --pool POOL`` prints the targets and tables that
+`pseudomri evaluate` prints of canal and cord, and the rows without CSF once more for phantoms whose
+canal is narrowed on purpose (`Finding.CANAL_STENOSIS`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.contrast import Contrast
+from pipeline.evaluation.canal import read_rows
+from pipeline.evaluation.counterfactual.run import CORD_SLICES, model_supporter
+from pipeline.evaluation.counterfactual.subjects import Subject
+from pipeline.evaluation.effaced import Effaced, EffacedTally
+from pipeline.evaluation.report import canal_parts, effaced_table, targets_table
+from pipeline.evaluation.run import JUDGED, Canals, cases, fill_pool
+from pipeline.evaluation.scores import NOISE_HU, model_method
+from pipeline.evaluation.targets import canal_targets
+from pipeline.phantom import Finding
+from pipeline.synthesis import Model, load_model
+from pipeline.training.calibrate import seed_range
+
+NARROWED = range(97_010, 97_016)
+"""Of the phantoms that are kept for counterfactual tests: nothing is trained or chosen on them."""
+
+
+def judge(model: Model, pool: Path, seeds: range) -> Canals:
+    """Canal and cord of held-out phantoms, from the slices through the canal alone.
+
+    Args:
+        model: Under test.
+        pool: Folder of phantom pairs; missing ones are drawn into it.
+        seeds: Of the phantoms.
+    """
+    run, canals = model_method(model), Canals(model)
+    fill_pool(pool, seeds, _tell)
+    for case in cases(pool, seeds, "held-out phantoms", _tell):
+        t2 = np.zeros_like(case.ct)
+        t2[case.canal_slices] = run(case.ct[case.canal_slices])[Contrast.T2]
+        canals.add(t2, case)
+    return canals
+
+
+def narrowed(model: Model, seeds: range) -> Effaced:
+    """The same rows in phantoms with a stenosis and nothing else.
+
+    Args:
+        model: Under test.
+        seeds: Within `pipeline.evaluation.counterfactual.subjects.SEEDS`.
+    """
+    run, supporter, tally = model_method(model), model_supporter(model), EffacedTally()
+    for number, seed in enumerate(seeds):
+        _tell("narrowed phantoms", number, len(seeds))
+        subject = Subject.of(seed, CORD_SLICES)
+        truth = subject.twin([Finding.CANAL_STENOSIS])
+        ct = truth.ct + NOISE_HU * subject.noise()
+        drawn = read_rows(run(ct)[Contrast.T2], subject.course)
+        unsupported = None if supporter is None else supporter(ct).unsupported
+        true = read_rows(truth.t2, subject.course)
+        tally.add(drawn, true, truth.labels, subject.course, unsupported)
+    return tally.score()
+
+
+def _tell(what: str, done: int, total: int) -> None:
+    print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
+
+
+def _printed(canals: Canals, stenoses: Effaced) -> Iterator[str]:
+    canal, effaced = canals.canal.score(), canals.effaced.score()
+    yield targets_table(list(canal_targets(canal, effaced)))
+    for title, note, text in canal_parts(canal, effaced):
+        yield f"### {title}\n\n{note}\n\n{text}"
+    yield "The same in phantoms with a stenosis and nothing else:"
+    yield effaced_table(stenoses)
+
+
+def main() -> None:
+    """Print canal and cord of held-out phantoms."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--model", type=Path, help="model folder; none means the built-in weights")
+    parser.add_argument("--pool", type=Path, required=True, help="folder of phantom pairs")
+    parser.add_argument("--seeds", type=seed_range, default=JUDGED, help="A:B")
+    parser.add_argument("--narrowed", type=seed_range, default=NARROWED, help="A:B")
+    asked = parser.parse_args()
+    model = load_model(asked.model)
+    canals = judge(model, asked.pool, asked.seeds)
+    print(*_printed(canals, narrowed(model, asked.narrowed)), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()
