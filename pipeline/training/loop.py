@@ -14,8 +14,10 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -193,14 +195,18 @@ def train(config: TrainingConfig, on_progress: Callable[[Progress], None] = lamb
 
     Returns:
         The folder of the exported model.
+
+    Raises:
+        ValueError: When the checkpoint is of the other kind of run (`TrainingConfig.is_plain`).
+        RuntimeError: When the processes that make phantoms end before there are enough.
     """
     torch.set_num_threads(config.threads)
     torch.backends.cudnn.benchmark = True
     config.work_dir.mkdir(parents=True, exist_ok=True)
     run = Run(config)
     pool = Pool(config.pool, config.seeds, config.device)
-    with _phantoms_made_beside(config):
-        _wait_for(pool, config.min_pairs)
+    with _phantoms_made_beside(config) as makers:
+        _wait_for(pool, config.min_pairs, makers)
         losses: list[Tensor] = []
         saved = exported = began = time.monotonic()
         spent_before = run.elapsed_s
@@ -220,6 +226,9 @@ def train(config: TrainingConfig, on_progress: Callable[[Progress], None] = lamb
             if now - exported > 60 * config.export_minutes:
                 run.export()
                 exported = now
+    if losses:
+        # the last line on record is the last step: the model card reads it
+        on_progress(run.report(losses, len(pool)))
     run.save()
     run.export()
     return config.model_dir
@@ -230,6 +239,9 @@ class Run:
 
     Args:
         config: Of the run; its checkpoint is read when there is one.
+
+    Raises:
+        ValueError: When that is of the other kind of run.
     """
 
     def __init__(self, config: TrainingConfig) -> None:
@@ -337,6 +349,7 @@ class Run:
     def save(self) -> None:
         """Replace the checkpoint: the old one stays until the new one is whole and on disk."""
         state = {
+            "is_plain": self.config.is_plain,
             "step": self.step,
             "elapsed_s": self.elapsed_s,
             "denoiser": self.denoiser.state_dict(),
@@ -357,6 +370,12 @@ class Run:
         state: dict[str, Any] = torch.load(
             self.config.checkpoint, map_location="cpu", weights_only=True
         )
+        if state.get("is_plain") is not self.config.is_plain:
+            raise ValueError(
+                f"expected a checkpoint with is_plain={self.config.is_plain} in"
+                f" {self.config.checkpoint}, found {state.get('is_plain', 'none on record')}; a run"
+                " of the other kind needs a folder of its own"
+            )
         self.step, self.elapsed_s = state["step"], state["elapsed_s"]
         self.denoiser.load_state_dict(state["denoiser"])
         self.average = {k: v.to(self.config.device) for k, v in state["average"].items()}
@@ -406,10 +425,10 @@ class Run:
 
 
 @contextlib.contextmanager
-def _phantoms_made_beside(config: TrainingConfig) -> Iterator[None]:
+def _phantoms_made_beside(config: TrainingConfig) -> Iterator[Sequence[BaseProcess]]:
     """Processes that fill the pool for as long as the training lasts."""
     if not config.makers:
-        yield
+        yield ()
         return
     # the one that pictures are made of; never trained on
     fill(config.pool, range(HELD_OUT_FROM, HELD_OUT_FROM + 1))
@@ -426,7 +445,7 @@ def _phantoms_made_beside(config: TrainingConfig) -> Iterator[None]:
     for maker in makers:
         maker.start()
     try:
-        yield
+        yield makers
     finally:
         for maker in makers:
             maker.terminate()
@@ -434,6 +453,21 @@ def _phantoms_made_beside(config: TrainingConfig) -> Iterator[None]:
             maker.join()
 
 
-def _wait_for(pool: Pool, pairs: int) -> None:
+def _wait_for(pool: Pool, pairs: int, makers: Sequence[BaseProcess]) -> None:
+    """Until so many pairs exist.
+
+    Raises:
+        RuntimeError: When nobody is left who could make them.
+    """
     while pool.refresh() < pairs:
-        time.sleep(POLL_S)
+        running = [maker.sentinel for maker in makers if maker.is_alive()]
+        if not running:
+            # they may have made the last one since it was looked
+            if pool.refresh() >= pairs:
+                return
+            ends = [maker.exitcode for maker in makers]
+            raise RuntimeError(
+                f"expected {pairs} phantom pairs, found {len(pool)}, and no process that makes"
+                f" more is left (exit codes {ends}); look at their errors, or give more seeds"
+            )
+        wait(running, POLL_S)

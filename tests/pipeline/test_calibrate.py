@@ -14,7 +14,16 @@ from pipeline.geometry import Float32
 from pipeline.support import ALPHA, Calibration
 from pipeline.synthesis import Model, Synthesis, load_model
 from pipeline.training import calibrate as module
-from pipeline.training.calibrate import BODY, Seen, Tally, calibrate, check, table
+from pipeline.training.calibrate import (
+    BODY,
+    Seen,
+    Tally,
+    Verdict,
+    calibrate,
+    check,
+    false_alarms,
+    table,
+)
 from tests.pipeline.models import save_tiny
 from tests.pipeline.toy_spine import ToySpine, toy_spine
 
@@ -87,11 +96,18 @@ def test_what_is_promised_holds_on_other_phantoms(tiny: Calibrated) -> None:
         assert others.coverage(contrast, BODY, scale) > 1 - ALPHA
         # a third of it would not do, so it was not chosen for safety alone
         assert others.coverage(contrast, BODY, scale / 3) < 1 - ALPHA
-    assert [line.split(":")[0] for line in verdicts][:2] == [
+    assert [str(verdict).split(":")[0] for verdict in verdicts][:2] == [
         "phantom 100 (uninjured)",
         "phantom 101 (injured)",
     ]
     assert "| cord |" in table(calibration, others)
+
+
+def test_false_alarms_are_warnings_of_the_uninjured_in_whatever_figure() -> None:
+    words = ("accepted", "warning: discs", "warning: canal", "accepted")
+    verdicts = [Verdict(number, number == 1, said) for number, said in enumerate(words)]
+    alarms = false_alarms(verdicts)
+    assert (alarms.hits, alarms.of) == (1, 3)
 
 
 def test_the_file_holds_all_that_a_synthesis_needs(tiny: Calibrated) -> None:

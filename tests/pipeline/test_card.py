@@ -20,14 +20,14 @@ def test_the_card_is_written_from_the_run(tmp_path: Path, is_plain: bool) -> Non
     pool.mkdir()
     for seed in (2, 5, *range(HELD_OUT_FROM, HELD_OUT_FROM + card.HELD_OUT)):
         store(pair_path(pool, seed), fake_pair(seed))
-    run = config(tmp_path / "run", pool, steps=25, is_plain=is_plain)
+    run = config(tmp_path / "run", pool, steps=27, is_plain=is_plain)
     folder = train(run)
     facts = card.write(run)
     text = (folder / card.NAME).read_text()
     losses = [json.loads(x)["loss"] for x in run.losses.read_text().splitlines()]
     assert digest_folder(folder) in text
     assert "2 phantoms, seeds 2 to 5" in text
-    assert "| steps | 25 of 1 crops of 32 x 32, each under 2 noises" in text
+    assert "| steps | 27 of 1 crops of 32 x 32, each under 2 noises" in text
     assert f"{losses[0]:.3f} to {losses[-1]:.3f}" in text
     assert facts.parameters > 0
     assert "| csf | T2 | 1.00 |" in text

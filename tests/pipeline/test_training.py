@@ -227,6 +227,24 @@ def test_phantoms_are_made_beside_the_training_by_several_processes(tmp_path: Pa
     assert list((tmp_path / "pictures").iterdir())
 
 
+@pytest.mark.parametrize("makers", [0, 1])
+def test_training_ends_when_nobody_is_left_who_makes_phantoms(
+    tmp_path: Path, makers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a folder that the makers cannot use, once the picture's phantom is not asked for
+    monkeypatch.setattr("pipeline.training.loop.fill", lambda *_: None)
+    pool = tmp_path / "pool"
+    pool.write_text("no folder")
+    with pytest.raises(RuntimeError, match="expected 2 phantom pairs, found 0"):
+        train(config(tmp_path, pool, steps=1, makers=makers))
+
+
+def test_a_checkpoint_of_the_other_kind_is_not_resumed(tmp_path: Path, pool_dir: Path) -> None:
+    Run(config(tmp_path, pool_dir)).save()
+    with pytest.raises(ValueError, match="is_plain=True"):
+        Run(config(tmp_path, pool_dir, is_plain=True))
+
+
 def test_a_run_needs_exactly_one_budget(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="minutes or in steps"):
         TrainingConfig(work_dir=tmp_path)
