@@ -56,7 +56,11 @@ ABOUT = {"name": "built-in", "version": "1", "digest": "0123456789abcdef0123"}
 def shipped() -> Results:
     findings = (Finding.PREVERTEBRAL_HAEMATOMA, Finding.CORD_OEDEMA)
     plan = Plan(range(SEED, SEED + 1), findings, (BLIND, CLEAR), SMALL)
-    return counterfactuals(plan, model_method(load_model(None, "cpu")))
+    model = load_model(None, "cpu")
+    assert model.calibration is not None
+    # two samples instead of eight: a third of the time, and what is asked of the map has room
+    quick = replace(model, calibration=replace(model.calibration, samples=2))
+    return counterfactuals(plan, model_method(model), run.model_supporter(quick))
 
 
 def test_shipped_weights_know_nothing_that_the_ct_does_not_show(shipped: Results) -> None:
@@ -65,14 +69,18 @@ def test_shipped_weights_know_nothing_that_the_ct_does_not_show(shipped: Results
         assert row.is_identical
         # the lesion is there, and it is not drawn
         assert row.true_stir > row.drawn_stir
-        assert row.marked is None
+        # the map marks something, and not everything
+        assert row.marked is not None
+        assert 0.02 < row.marked.unsupported_body < 0.3
 
 
 def test_shipped_weights_change_where_the_ct_changes_and_hardly_elsewhere(shipped: Results) -> None:
     haematoma = shipped.visible[0]
     assert haematoma.finding is Finding.PREVERTEBRAL_HAEMATOMA
     assert haematoma.true_change > 0.2
-    assert haematoma.inside > 5 * haematoma.elsewhere
+    assert haematoma.inside > 0.03
+    assert is_quiet(haematoma)
+    assert haematoma.inside > 15 * haematoma.elsewhere
 
 
 def test_shipped_weights_follow_a_moved_cord_when_they_see_it(shipped: Results) -> None:
@@ -80,8 +88,21 @@ def test_shipped_weights_follow_a_moved_cord_when_they_see_it(shipped: Results) 
     assert truth.condition == TRUTH
     assert truth.response == pytest.approx(1, abs=0.1)
     assert truth.error_mm < 0.4
-    assert clear.response > blind.response + 0.2
-    assert clear.resolved > 0.8
+    # the limits of the verdict; measured 1.01, 0.22 mm and 1.00
+    assert clear.response > 0.8
+    assert clear.error_mm < 0.5
+    assert clear.resolved > 0.95
+    # 0.15 measured: there is nothing to follow
+    assert blind.response < 0.3
+
+
+def test_the_map_marks_the_cord_that_is_drawn_from_habit(shipped: Results) -> None:
+    _, blind, clear = shipped.evidence
+    assert blind.unsupported is not None
+    assert clear.unsupported is not None
+    # 0.72 and 0.26 measured with eight samples
+    assert blind.unsupported > 0.5
+    assert clear.unsupported < blind.unsupported - 0.2
 
 
 # methods whose truth is known
@@ -370,13 +391,16 @@ def test_only_phantoms_that_nothing_else_uses(first: int, count: int) -> None:
 
 
 def test_a_report_says_when_nothing_was_calibrated(shipped: Results) -> None:
-    text = report.as_markdown(shipped, ABOUT)
+    hidden = tuple(replace(row, marked=None) for row in shipped.occult)
+    followed = tuple(replace(row, unsupported=None) for row in shipped.evidence)
+    bare = replace(shipped, occult=hidden, evidence=followed, is_calibrated=False)
+    text = report.as_markdown(bare, ABOUT)
     for line in text.splitlines():
         if "unsupported |" in line and "asked" in line:
             assert line.endswith("| 0 of 0 | not calibrated |")
     # in the head, for three demands, in a row for each finding and in one for each condition
-    assert text.count("not calibrated") == 1 + 3 + len(shipped.plan.findings) + 2
-    document = report.as_json(shipped, ABOUT)
+    assert text.count("not calibrated") == 1 + 3 + len(bare.plan.findings) + 2
+    document = report.as_json(bare, ABOUT)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert document["is_calibrated"] is False
     assert document["verdicts"][1] == {
