@@ -3,7 +3,8 @@
 ``python -m pipeline.evaluation.outlines --pool POOL --seeds A:B`` runs the model with its ensemble
 on held-out phantoms and sorts the areas that `pipeline.hyperintensity` finds by what is truly
 there. An outline says that the CT does not support an area, so a true injury may have one too; what
-must not happen is an invented one without.
+must not happen is an invented one without. In the canal no area is looked for: what is invented in
+the cord has no outline and is not counted here.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Final
 import numpy as np
 
 from pipeline.contrast import Contrast
+from pipeline.evaluation.injuries import Share
+from pipeline.evaluation.pages import markdown_table
 from pipeline.hyperintensity import bright_areas, unsupported_areas
 from pipeline.phantom import Tissue
 from pipeline.synthesis import SAMPLES, load_model
@@ -32,7 +35,9 @@ INJURIES: Final = (
 )
 
 INVENTED_BELOW: Final = 0.3
-"""True STIR signal, mean over an area: nearer to muscle (0.24) than to what counts as bright."""
+"""True STIR signal, mean over an area: nearer to muscle (0.24) than to what counts as bright. From
+here to `pipeline.hyperintensity.BRIGHT` (0.4) the model drew brighter than the truth, and it counts
+as bright normal tissue all the same."""
 
 
 class Truth(StrEnum):
@@ -75,15 +80,15 @@ class Tally:
 
     def table(self) -> str:
         """Markdown."""
-        lines = ["| a bright area shows | areas | outlined |", "|---|---|---|"]
-        for truth in Truth:
-            outlined, areas = self.count(truth)
-            lines.append(f"| {truth} | {areas} | {outlined} |")
+        rows = [(str(truth), Share.count(*self.count(truth))) for truth in Truth]
         for is_injured, name in ((False, "uninjured"), (True, "injured")):
             with_one = self._phantoms[is_injured, True]
-            phantoms = with_one + self._phantoms[is_injured, False]
-            lines.append(f"| {name} phantoms with an outline, of all | {phantoms} | {with_one} |")
-        return "\n".join(lines)
+            share = Share.count(with_one, with_one + self._phantoms[is_injured, False])
+            rows.append((f"{name} phantoms with an outline, of all", share))
+        return markdown_table(
+            ("a bright area shows", "areas", "outlined", "share, exact 95% limits"),
+            ((name, str(s.of), str(s.hits), f"{s.low:.2f} to {s.high:.2f}") for name, s in rows),
+        )
 
 
 def _truth(seen: Seen, area: np.ndarray) -> Truth:

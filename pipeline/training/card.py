@@ -46,8 +46,8 @@ class Facts:
         hours: Spent training.
         batch: Slices of one step.
         augmentation: Strengths.
-        phantoms: Training phantoms.
-        seeds: First and last of their seeds.
+        phantoms: Training phantoms, as the last line of the losses has them.
+        seeds: First and last of the pool's when the card is written; the run keeps no record.
         earlier: Last step that was taken on phantoms of an earlier version, by version.
         is_plain: Whether it is the baseline, plain L1 regression.
         held_out: Phantoms of the figures.
@@ -196,8 +196,8 @@ field for the whole stack.
 
 | | |
 |---|---|
-| data | {facts.phantoms} phantoms, seeds {facts.seeds[0]} to {facts.seeds[1]}, \
-`pipeline.phantom` version {PHANTOM_VERSION}{earlier} |
+| data | {facts.phantoms} phantoms, seeds {facts.seeds[0]} to {facts.seeds[1]} (of the pool, when \
+this was written), `pipeline.phantom` version {PHANTOM_VERSION}{earlier} |
 | steps | {facts.steps} of {facts.batch} crops of {how.crop_px} x {how.crop_px}, each under \
 {SCANS} noises, {facts.hours:.2f} h, from nothing |
 | loss | {loss}; L1 part from {first:.3f} to {last:.3f} |
@@ -225,6 +225,12 @@ evaluation, with baselines, canal, injuries and the real neck, is in docs/evalua
 - The L1 loss predicts the median: what is rare fades, textures are smooth, noise of MRI is absent.
 - The cord's place within the canal is part evidence, part prior; the lower the CT's contrast
   between cord and CSF, the more it is prior (docs/counterfactual.md says how much).
+- A narrowed canal may look wider, or open: a rim of CSF is drawn around the cord where there is
+  none. Do not judge compression of the cord, or the width of the canal at it, on these images; the
+  support map does not mark such places more than others (docs/evaluation.md).
+- Slices farther apart than 1 mm blur the CT in one direction, which no training saw.
+- Warnings are limits of single figures. Of uninjured phantoms more than one in a hundred is warned
+  of (docs/adr/0008-fidelity-limits-are-measured.md).
 - Metal, surgery, children, tumors and infection are not in the phantom.
 - The one real CT that was looked at during development is a tuning case, not a test.
 """

@@ -12,13 +12,14 @@ import pytest
 from pipeline import levels
 from pipeline.anatomy import Anatomy, find_anatomy
 from pipeline.errors import Declined
-from pipeline.evaluation import gate, perturbed
+from pipeline.evaluation import gate, perturbed, slice_distance
 from pipeline.geometry import Grid, Volume
 from pipeline.levels import Anchor, best_chain
 from pipeline.motion import largest_jump
 from pipeline.phantom import Region, ct_series, patient
 from pipeline.sampling import average_blocks
 from pipeline.symmetry import MidsagittalPlane
+from pipeline.synthesis import load_model
 from pipeline.volume import CTSeries
 
 # Read by eye on the straightened spine: height of each disc in the canal, LPS z in mm.
@@ -260,3 +261,15 @@ def test_a_plane_checks_itself() -> None:
         MidsagittalPlane(np.zeros(3), np.array([1.0, 0, 0]))
     plane = MidsagittalPlane(np.array([5.0, 0, 0]), np.array([-1.0, 0, 0]))
     assert np.allclose(plane.mirrored(np.array([[8.0, 1, 2]])), [[2.0, 1, 2]])
+
+
+@pytest.mark.data
+def test_what_the_shipped_weights_make_of_the_real_neck(ct: Volume, anatomy: Anatomy) -> None:
+    """No truth is known: figures that other weights, or a fault before them, would change."""
+    first = next(slice_distance.rows(ct, anatomy, load_model(None, "cpu")))
+    resolved, csf_peak, dark_edges, distance = (float(figure) for figure in first[1:])
+    # 0.707, 0.811, 0.887 and 4.67 measured
+    assert resolved > 0.65
+    assert csf_peak > 0.77
+    assert dark_edges > 0.84
+    assert distance < 5.0

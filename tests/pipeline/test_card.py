@@ -26,6 +26,7 @@ def test_the_card_is_written_from_the_run(tmp_path: Path, is_plain: bool) -> Non
     text = (folder / card.NAME).read_text()
     losses = [json.loads(x)["loss"] for x in run.losses.read_text().splitlines()]
     assert digest_folder(folder) in text
+    assert "A narrowed canal may look wider" in text
     assert "2 phantoms, seeds 2 to 5" in text
     assert "| steps | 27 of 1 crops of 32 x 32, each under 2 noises" in text
     assert f"{losses[0]:.3f} to {losses[-1]:.3f}" in text

@@ -47,8 +47,9 @@ def test_each_kind_of_area_is_counted_and_whether_it_was_outlined() -> None:
     assert found.count(Truth.OCCULT) == (1, 1)
     assert found.count(Truth.BRIGHT) == (0, 2)
     assert found.count(Truth.INVENTED) == (2, 2)
-    assert "| nothing bright: invented | 2 | 2 |" in found.table()
-    assert "| injured phantoms with an outline, of all | 2 | 2 |" in found.table()
+    assert "| nothing bright: invented | 2 | 2 | 0.16 to 1.00 |" in found.table()
+    assert "| an injury with a CT sign | 1 | 0 | 0.00 to 0.97 |" in found.table()
+    assert "| injured phantoms with an outline, of all | 2 | 2 | 0.16 to 1.00 |" in found.table()
 
 
 def test_a_model_without_calibration_has_nothing_to_count() -> None:
