@@ -171,8 +171,8 @@ def _target_note() -> str:
         " of the spine are the sound ones without the flaval ligament, which is scored nowhere; the"
         " tissues of lesions are counted apart. Stenosis and translation have no sensitivity and no"
         " specificity: they change shapes, and no rule is here that would find them. The row on CSF"
-        " is what is known of narrowed canals. Rows half a millimeter apart are not independent:"
-        " their limit is too narrow."
+        " is what is known of narrowed canals; its rows, half a millimeter apart, are not"
+        " independent, so that no exact limit stands there."
     )
 
 

@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,11 @@ from node.commands.judging import seeds_of
 from node.errors import Refuse
 from pipeline import labeling
 from pipeline.contrast import ALL_CONTRASTS, Contrast, SeriesKind
-from pipeline.evaluation import report
+from pipeline.evaluation import canal_alone, report
 from pipeline.evaluation.canal import CanalTally, read_rows, true_cord_mm
 from pipeline.evaluation.course import ACROSS_MM, Course, phantom_course
 from pipeline.evaluation.injuries import Sample, Share, auc, detect, samples_of
+from pipeline.evaluation.pages import finite
 from pipeline.evaluation.reference_free import ReferenceFree, measure
 from pipeline.evaluation.run import Evaluation, Plan, RealNeck, evaluate_all
 from pipeline.evaluation.scores import Score
@@ -86,6 +87,20 @@ def test_the_canal_is_judged_against_the_true_t2_level_by_level(found: Evaluatio
     further = told["canal AP, mm further from bone than the true T2, worst level"]
     assert further.value == pytest.approx(0.1)
     assert not further.is_reached
+
+
+def test_the_canal_alone_is_the_canal_of_the_whole(
+    found: Evaluation, pool: Path, tmp_path: Path
+) -> None:
+    canals = canal_alone.judge(
+        load_model(save_tiny(tmp_path), "cpu"), pool, range(INJURED, INJURED + 1)
+    )
+    # rounded: fewer slices at a time are summed in another order
+    for ours, whole in (
+        (canals.canal.score(), found.canal),
+        (canals.effaced.score(), found.effaced),
+    ):
+        assert finite(asdict(ours)) == finite(asdict(whole))
 
 
 def test_json_has_no_nan_and_the_page_stands_alone(found: Evaluation) -> None:
