@@ -30,8 +30,8 @@ FOUND_BY_SIGNAL = (
     Finding.INTERSPINOUS_INJURY,
     Finding.VERTEBRAL_FRACTURE,
 )
-"""The others change shapes, not signal, and nothing finds stenosis or translation here; what is known
-of narrowed canals is `pipeline.evaluation.effaced`."""
+"""The others change shapes, not signal, and nothing finds stenosis or translation here; what is
+known of narrowed canals is `pipeline.evaluation.effaced`."""
 
 LESION: Mapping[Finding, tuple[Tissue, ...]] = {
     Finding.PREVERTEBRAL_HAEMATOMA: (Tissue.HAEMATOMA,),

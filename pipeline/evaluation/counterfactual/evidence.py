@@ -58,8 +58,8 @@ class Condition:
 
 CONDITIONS = tuple(Condition(gap, noise) for gap in GAPS_HU for noise in NOISES_HU)
 TRUTH = Condition(float("inf"), 0.0)
-"""In place of a condition: the same measurement on the true T2. No ceiling: where the cord touches a
-wall the measurement fails, and a picture with a rim of CSF that is not there is measured better."""
+"""In place of a condition: the same measurement on the true T2. No ceiling: where the cord touches
+a wall the measurement fails, and a picture with a rim of CSF that is not there does better."""
 
 
 @dataclass(frozen=True)
