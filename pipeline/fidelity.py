@@ -306,6 +306,9 @@ OUTLINED = "DASHED LINE: BRIGHT ON STIR, MAY BE INVENTED"
 """What the margin says of `pipeline.hyperintensity`: no evidence for an injury, nor against one."""
 
 
+NARROWED = "CANAL MAY BE NARROWER THAN SHOWN"
+"""What the margin always says: the model draws CSF around a cord that has none (ADR 22)."""
+
 SHARES = "UNSUPPORTED (9003)"
 """How the line of the margin begins that tells how much of a region is hatched."""
 
@@ -313,7 +316,7 @@ SHARES = "UNSUPPORTED (9003)"
 def foot_notes(
     fidelity: Fidelity, *, has_outlines: bool = False, shortfall: str | None = None
 ) -> tuple[str, ...]:
-    """What the margin of every slice says about support and limits, at most three short lines.
+    """What the margin of every slice says about support and limits, at most four short lines.
 
     Args:
         fidelity: Of the synthesis.
@@ -329,7 +332,7 @@ def foot_notes(
     first = f"{SHARES}: {', '.join(told)}" if told else "SUPPORT BY THE CT NOT KNOWN"
     if shortfall is not None:
         first = shortfall
-    notes = [first, OUTLINED] if has_outlines else [first]
+    notes = [first, NARROWED, OUTLINED] if has_outlines else [first, NARROWED]
     if fidelity.excesses:
         more = len(fidelity.excesses) - 1
         notes.append(f"WARNING {fidelity.excesses[0].short}" + (f" (+{more})" if more else ""))

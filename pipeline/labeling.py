@@ -35,12 +35,12 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 SIGNAL_SCALE = 2000
 HIGHEST_PIXEL = 4095
 
-# The least that holds the parts of the mark; with 256 x 256 the result is 407 x 320.
+# The least that holds the parts of the mark; with 256 x 256 the result is 420 x 320.
 MARGIN_ROWS = 56
 MARGIN_COLUMNS = 32
-# Three lines of text below the anatomy, before the margin proper.
-FOOT_ROWS = 39
-FOOT_LINES = 3
+# Four lines of text below the anatomy, before the margin proper.
+FOOT_ROWS = 52
+FOOT_LINES = 4
 
 # White in the window that the series opens with, yet not so high that a viewer which windows
 # from lowest to highest pixel would darken the anatomy.

@@ -19,7 +19,7 @@ from pipeline import labeling
 from pipeline.anatomy import Anatomy, Coverage
 from pipeline.contrast import ALL_CONTRASTS, Contrast, SeriesKind
 from pipeline.errors import Declined
-from pipeline.fidelity import OUTLINED
+from pipeline.fidelity import NARROWED, OUTLINED
 from pipeline.hyperintensity import outline
 from pipeline.levels import Level
 from pipeline.reformat import STACK_SHAPE, stack_grid
@@ -134,6 +134,7 @@ def test_a_calibrated_model_makes_the_support_map_too(
     known = dataclasses.replace(model, calibration=for_two_samples(4.0))
     results = packaged(known, prepared, order, headers, tmp_path)
     assert_label_contract(results, headers)
+    assert all(NARROWED in ds.ImageComments for ds in results)
     by_kind = {
         kind: [ds for ds in results if ds.ImageType[4] == kind] for kind in ("T2", "SUPPORT")
     }

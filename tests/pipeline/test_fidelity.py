@@ -13,7 +13,7 @@ from pipeline.bone_edges import edge_agreement
 from pipeline.contrast import ALL_CONTRASTS, Contrast, SeriesKind
 from pipeline.ct_features import ct_features
 from pipeline.errors import Declined
-from pipeline.fidelity import OUTLINED, Fidelity, foot_notes, measure_fidelity
+from pipeline.fidelity import NARROWED, OUTLINED, Fidelity, foot_notes, measure_fidelity
 from pipeline.geometry import Float32
 from pipeline.phantom import Tissue
 from pipeline.places import Region
@@ -169,14 +169,14 @@ def test_what_is_usual_is_accepted() -> None:
     canal = found.regions[Region.CANAL]
     assert canal.half_width[Contrast.T2] == pytest.approx(0.1)
     assert canal.unsupported == 0
-    assert foot_notes(found) == ("UNSUPPORTED (9003): canal 0%, discs 0%, ligaments 0%",)
+    assert foot_notes(found) == ("UNSUPPORTED (9003): canal 0%, discs 0%, ligaments 0%", NARROWED)
 
 
 def test_an_uncalibrated_model_is_not_judged() -> None:
     bare = dataclasses.replace(synthesis(), support=None)
     found = measured(bare)
     assert found.verdict.startswith("not judged")
-    assert foot_notes(found) == ("SUPPORT BY THE CT NOT KNOWN",)
+    assert foot_notes(found) == ("SUPPORT BY THE CT NOT KNOWN", NARROWED)
 
 
 def test_a_doubtful_canal_is_a_warning_with_value_limit_and_remedy() -> None:
@@ -184,8 +184,8 @@ def test_a_doubtful_canal_is_a_warning_with_value_limit_and_remedy() -> None:
     assert found.verdict.startswith("warning: unsupported share of canal 1; expected at most 0.3")
     assert "series 9003" in found.verdict
     found.check()
-    assert foot_notes(found, has_outlines=True)[1] == OUTLINED
-    assert foot_notes(found)[1] == "WARNING canal unsupported: share 1 > 0.3"
+    assert foot_notes(found, has_outlines=True)[2] == OUTLINED
+    assert foot_notes(found)[2] == "WARNING canal unsupported: share 1 > 0.3"
     # it fits into the margin
     pixels = np.zeros(SHAPE, dtype=np.uint16)
     labeling.mark(pixels, SeriesKind.T2, (), foot_notes(found, has_outlines=True))

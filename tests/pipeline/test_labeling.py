@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline import labeling
 from pipeline.contrast import SeriesKind
-from pipeline.fidelity import OUTLINED
+from pipeline.fidelity import NARROWED, OUTLINED
 from pipeline.geometry import Grid
 from pipeline.labeling import (
     FOOT_LINES,
@@ -104,14 +104,14 @@ def test_a_mark_with_a_part_missing_is_not_found(part: str) -> None:
 
 
 def test_no_mark_in_plain_pixels() -> None:
-    assert not labeling.has_mark(stack(shape=(15, 407, 320)), SeriesKind.T2)
-    assert not labeling.has_mark(np.zeros((15, 407, 320), dtype=np.uint16), SeriesKind.T2)
+    assert not labeling.has_mark(stack(shape=(15, 420, 320)), SeriesKind.T2)
+    assert not labeling.has_mark(np.zeros((15, 420, 320), dtype=np.uint16), SeriesKind.T2)
     assert not labeling.has_mark(stack(shape=(2, 40, 40)), SeriesKind.T2)
 
 
 def test_the_mark_survives_mild_loss() -> None:
     """Noise of 5% of the ink, as lossy transcoding leaves behind."""
-    noise = np.random.default_rng(1).normal(0, 120, (15, 407, 320))
+    noise = np.random.default_rng(1).normal(0, 120, (15, 420, 320))
     marked = np.clip(mark(stack(), SeriesKind.STIR) + noise, 0, 4095).astype(np.uint16)
     assert labeling.has_mark(marked, SeriesKind.STIR)
 
@@ -130,7 +130,7 @@ def test_every_cut_through_the_stack_shows_letters() -> None:
     """What an axial and a coronal reformat show, with the patient's right on the left."""
     marked = mark(np.zeros(STACK, dtype=np.uint16), SeriesKind.T2)
     letters = np.array([[char == "#" for char in line] for line in labeling._GLYPH])
-    for row in (MARGIN_ROWS, 184, 407 - MARGIN_ROWS - FOOT_ROWS - 1):
+    for row in (MARGIN_ROWS, 184, 420 - MARGIN_ROWS - FOOT_ROWS - 1):
         axial = marked[::-1, row, :].T > 0  # anterior on top
         for strip in (axial[8:29:3, 3:12], axial[-29:-8:3, 3:12]):
             np.testing.assert_array_equal(strip, letters)
@@ -162,7 +162,7 @@ def test_notes_change_only_the_anterior_margin() -> None:
 
 def test_foot_notes_stand_below_the_anatomy_and_hide_no_part_of_the_mark() -> None:
     plain = mark(stack(), SeriesKind.T2)
-    notes = ["UNSUPPORTED (9003): canal 12%", OUTLINED, "WARNING x"]
+    notes = ["UNSUPPORTED (9003): canal 12%", NARROWED, OUTLINED, "WARNING x"]
     noted = mark(stack(), SeriesKind.T2, (), notes)
     np.testing.assert_array_equal(unmarked(noted), stack())
     changed = np.argwhere((plain != noted).all(axis=0))[:, 0]
@@ -174,7 +174,7 @@ def test_foot_notes_stand_below_the_anatomy_and_hide_no_part_of_the_mark() -> No
         assert ((changed - first) // height == line).any()
 
 
-@pytest.mark.parametrize("notes", [["a", "b", "c", "d"], [" "], ["é"], ["far too long " * 9]])
+@pytest.mark.parametrize("notes", [["a", "b", "c", "d", "e"], [" "], ["é"], ["far too long " * 9]])
 def test_foot_notes_that_do_not_fit(notes: list[str]) -> None:
     with pytest.raises(ValueError):
         mark(stack(), SeriesKind.T2, (), notes)
