@@ -76,7 +76,7 @@ def train(
     import torch  # noqa: PLC0415
 
     from pipeline.training import card  # noqa: PLC0415
-    from pipeline.training.loop import TrainingConfig, for_gpu  # noqa: PLC0415
+    from pipeline.training.loop import CannotTrain, TrainingConfig, for_gpu  # noqa: PLC0415
     from pipeline.training.loop import train as run  # noqa: PLC0415
     from pipeline.training.progress import shown  # noqa: PLC0415
 
@@ -101,8 +101,11 @@ def train(
         )
     except ValueError as error:
         raise Refuse(f"expected --minutes or --steps: {error}") from error
-    with shown(err) as tell:
-        model = run(config, tell)
+    try:
+        with shown(err) as tell:
+            model = run(config, tell)
+    except CannotTrain as error:
+        raise Refuse(str(error)) from error
     with err.status("measuring the model for its card"):
         card.write(config)
     out.print(f"the model and its card are in {model}; use it with --model", highlight=False)

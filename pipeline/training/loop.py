@@ -52,6 +52,10 @@ POLL_S = 2.0
 """How often an empty pool is looked at."""
 
 
+class CannotTrain(Exception):
+    """What a run needs is not there and will not come; the message says what to do."""
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """Everything a run depends on.
@@ -197,8 +201,8 @@ def train(config: TrainingConfig, on_progress: Callable[[Progress], None] = lamb
         The folder of the exported model.
 
     Raises:
-        ValueError: When the checkpoint is of the other kind of run (`TrainingConfig.is_plain`).
-        RuntimeError: When the processes that make phantoms end before there are enough.
+        CannotTrain: When the checkpoint is of the other kind of run (`TrainingConfig.is_plain`), or
+            the processes that make phantoms end before there are enough.
     """
     torch.set_num_threads(config.threads)
     torch.backends.cudnn.benchmark = True
@@ -371,7 +375,7 @@ class Run:
             self.config.checkpoint, map_location="cpu", weights_only=True
         )
         if state.get("is_plain") is not self.config.is_plain:
-            raise ValueError(
+            raise CannotTrain(
                 f"expected a checkpoint with is_plain={self.config.is_plain} in"
                 f" {self.config.checkpoint}, found {state.get('is_plain', 'none on record')}; a run"
                 " of the other kind needs a folder of its own"
@@ -457,7 +461,7 @@ def _wait_for(pool: Pool, pairs: int, makers: Sequence[BaseProcess]) -> None:
     """Until so many pairs exist.
 
     Raises:
-        RuntimeError: When nobody is left who could make them.
+        CannotTrain: When nobody is left who could make them.
     """
     while pool.refresh() < pairs:
         running = [maker.sentinel for maker in makers if maker.is_alive()]
@@ -466,7 +470,7 @@ def _wait_for(pool: Pool, pairs: int, makers: Sequence[BaseProcess]) -> None:
             if pool.refresh() >= pairs:
                 return
             ends = [maker.exitcode for maker in makers]
-            raise RuntimeError(
+            raise CannotTrain(
                 f"expected {pairs} phantom pairs, found {len(pool)}, and no process that makes"
                 f" more is left (exit codes {ends}); look at their errors, or give more seeds"
             )

@@ -19,7 +19,7 @@ from pipeline.phantom import PHANTOM_VERSION, Tissue, TrainingPair
 from pipeline.training.augment import Augmentation, augment, blur_each
 from pipeline.training.codec_study import Reconstruction, study_table
 from pipeline.training.data import HELD_OUT_FROM, Batch, Pool, load, pair_path, store
-from pipeline.training.loop import Run, TrainingConfig, train
+from pipeline.training.loop import CannotTrain, Run, TrainingConfig, train
 from pipeline.training.losses import (
     DOUBT_QUANTILE,
     OCCULT_SHARE,
@@ -235,13 +235,13 @@ def test_training_ends_when_nobody_is_left_who_makes_phantoms(
     monkeypatch.setattr("pipeline.training.loop.fill", lambda *_: None)
     pool = tmp_path / "pool"
     pool.write_text("no folder")
-    with pytest.raises(RuntimeError, match="expected 2 phantom pairs, found 0"):
+    with pytest.raises(CannotTrain, match="expected 2 phantom pairs, found 0"):
         train(config(tmp_path, pool, steps=1, makers=makers))
 
 
 def test_a_checkpoint_of_the_other_kind_is_not_resumed(tmp_path: Path, pool_dir: Path) -> None:
     Run(config(tmp_path, pool_dir)).save()
-    with pytest.raises(ValueError, match="is_plain=True"):
+    with pytest.raises(CannotTrain, match="is_plain=True"):
         Run(config(tmp_path, pool_dir, is_plain=True))
 
 
