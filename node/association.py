@@ -6,9 +6,11 @@ meant.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import pynetdicom._config as pynetdicom_config
@@ -16,6 +18,7 @@ from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.transport import AssociationSocket
 
 from config.settings import CalledPeer, TlsSettings
 from node import tls
@@ -60,7 +63,8 @@ def associate(
         contexts: Abstract and transfer syntax of every presentation context to propose.
         destination: The peer.
         calling_ae: Our AE title.
-        timeout_s: Longest wait for the connection, the association and each answer.
+        timeout_s: Longest wait for the connection, the association and each answer, and as long
+            again for an end in order; then the connection is cut.
         handlers: pynetdicom's pairs of event and function, for what the peer asks of us.
         roles: Items of the SCP/SCU role selection (PS3.7 D.3.3.4).
 
@@ -150,15 +154,37 @@ class _Checkpoint(threading.Event):
 
 def _prepare(event: evt.Event) -> None:
     """Before the first message."""
-    event.assoc._reactor_checkpoint = _Checkpoint(event.assoc)
-    _switch_off_nagle(event)
-
-
-def _switch_off_nagle(event: evt.Event) -> None:
+    assoc = event.assoc
+    connection = cast(socket.socket, cast(AssociationSocket, assoc.dul.socket).socket)
+    # pynetdicom takes the limit away once it is connected. Here a peer that falls silent within a
+    # PDU, or takes nothing more, ends the association; one that is never silent meets `_kill`.
+    connection.settimeout(assoc.network_timeout)
+    assoc._reactor_checkpoint = _Checkpoint(assoc)
+    assoc.kill = partial(_kill, assoc, connection)  # type: ignore[method-assign]
     # A C-STORE ends in a small fragment; without this it waits for the peer's delayed ACK.
-    transport = event.assoc.dul.socket
-    if transport is not None and transport.socket is not None:
-        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _kill(assoc: Association, connection: socket.socket) -> None:
+    """As pynetdicom's, but cut the connection when the peer takes too long over the end.
+
+    pynetdicom waits until the thread that reads and sends has come to the end of what it does. A
+    peer that sends a byte or takes one now and then keeps it there, whatever limit each has.
+    """
+    cut = threading.Timer(assoc.network_timeout or 0, _cut, [connection])
+    cut.daemon = True
+    cut.start()
+    try:
+        Association.kill(assoc)
+    finally:
+        cut.cancel()
+
+
+def _cut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        # Not TLS's own, which is not for another thread than that which reads. Nor is it closed:
+        # its number would go to another connection under the eyes of that thread.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _why_not(

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from pydicom import dcmread
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationSocket
 
+from config.settings import TlsSettings
+from node.association import Unreachable
+from node.clock import utc_now
+from node.deliver import echo, read_header, send
+from node.ledger.entries import Destination
+from node.query import Query
 from node.streaming import upper_layer
+from node.tls import server_context
+from tests.node.certificates import Authority
 from tests.node.samples import ct
 from tests.node.scu import HOST, associated, store
+from tests.node.test_deliver import write_instance
 from tests.node.test_receive import Station
 from tests.node.test_workflow import Node, to
 from tests.peers import LOOPBACK, ScriptedPeer, wait_until
@@ -29,6 +43,8 @@ ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA_TF, RELEASE_RQ, RELEASE_RP = 1,
 # Linux: a socket in repair mode is closed without a word to the other side.
 TCP_REPAIR = 19
 STORM = 200
+# Of us, with a peer that we call.
+PATIENCE_S = 0.3
 PLACES = 10  # of one address: receive.maximum_associations_per_peer
 
 
@@ -175,6 +191,149 @@ def test_a_pacs_that_never_answers_holds_up_no_other(tmp_path: Path, silent_port
                 wait_until(lambda name=name: reasons(name), 30, f"an attempt at {name} to end")
             hangs.set()
         node.check_audit()
+
+
+def accept(connection: socket.socket) -> None:
+    """Accept the association that we ask for, with all it proposes."""
+    request = A_ASSOCIATE_RQ()
+    request.decode(read_pdu(connection))
+    answer = request.to_primitive()
+    answer.result, answer.result_source = 0, 1
+    results = []
+    for proposed in answer.presentation_context_definition_list:
+        context = PresentationContext()
+        context.context_id, context.result = proposed.context_id, 0
+        context.add_transfer_syntax(proposed.transfer_syntax[0])
+        results.append(context)
+    answer.presentation_context_definition_results_list = results
+    accepted = A_ASSOCIATE_AC()
+    accepted.from_primitive(answer)
+    connection.sendall(accepted.encode())
+
+
+def stop_in_the_header(connection: socket.socket, kind: int, over: threading.Event) -> None:
+    connection.sendall(bytes([kind, 0, 0]))
+    over.wait()
+
+
+def trickle(connection: socket.socket, kind: int, over: threading.Event) -> None:
+    """A PDU that comes byte by byte: never silent, never done."""
+    connection.sendall(bytes([kind, 0, 0, 1, 0, 0]))
+    while not over.wait(0.02):
+        connection.sendall(b"\0")
+
+
+def do_not_read(connection: socket.socket, kind: int, over: threading.Event) -> None:
+    del connection, kind
+    over.wait()
+
+
+def sip(connection: socket.socket, kind: int, over: threading.Event) -> None:
+    """Read a little now and then: there is always room for more, soon."""
+    del kind
+    while not over.wait(0.02):
+        connection.recv(8192)
+
+
+@contextlib.contextmanager
+def listening(
+    act: Callable[..., None], answers: int, context: ssl.SSLContext | None = None
+) -> Iterator[Destination]:
+    """A peer for one connection, that acts up instead of giving the PDU `answers`."""
+    over = threading.Event()
+
+    def serve() -> None:
+        connection = server.accept()[0]
+        if context is not None:
+            connection = context.wrap_socket(connection, server_side=True)
+        with connection, contextlib.suppress(OSError):
+            if answers != ASSOCIATE_AC:
+                accept(connection)
+            act(connection, answers, over)
+
+    with socket.create_server((LOOPBACK, 0)) as server:
+        # Little room for what it does not read.
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield Destination("peer", "PEER", LOOPBACK, server.getsockname()[1])
+        finally:
+            # Closing its connection also frees whoever still waits for it.
+            over.set()
+            thread.join()
+
+
+def a_store(folder: Path, peer: Destination) -> object:
+    return list(send([read_header(write_instance(folder, 1))], peer, "US", PATIENCE_S))
+
+
+def a_large_store(folder: Path, peer: Destination) -> object:
+    ds = dcmread(path := write_instance(folder, 1))
+    ds.Rows = ds.Columns = 2048
+    ds.BitsAllocated, ds.PixelData = 16, bytes(2048 * 2048 * 2)
+    ds.save_as(path)
+    return list(send([read_header(path)], peer, "US", PATIENCE_S))
+
+
+def a_find(folder: Path, peer: Destination) -> object:
+    del folder
+    return Query(peer, "US", PATIENCE_S, lambda *_: None).series("1.2.3")
+
+
+def an_echo(folder: Path, peer: Destination) -> object:
+    del folder
+    return echo(peer, "US", PATIENCE_S)
+
+
+@pytest.mark.parametrize(
+    ("request_", "answers", "act"),
+    [
+        (an_echo, ASSOCIATE_AC, stop_in_the_header),
+        (an_echo, ASSOCIATE_AC, trickle),
+        (a_store, P_DATA_TF, stop_in_the_header),
+        (a_store, P_DATA_TF, trickle),
+        (a_find, P_DATA_TF, stop_in_the_header),
+        (a_find, P_DATA_TF, trickle),
+        (a_large_store, P_DATA_TF, do_not_read),
+        (a_large_store, P_DATA_TF, sip),
+    ],
+)
+def test_a_peer_that_we_call_and_that_stops_half_way(
+    tmp_path: Path,
+    request_: Callable[[Path, Destination], object],
+    answers: int,
+    act: Callable[..., None],
+) -> None:
+    """However it stalls, whoever called it hears so in the end, and can call again."""
+    with listening(act, answers) as peer:
+        ends(lambda: request_(tmp_path, peer))
+
+
+def test_a_peer_that_trickles_behind_tls(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    files = authority.settings(authority.issue("peer"))
+    settings = TlsSettings(profile="bcp195", warn_before_expiry_days=30, **files)
+    with listening(trickle, P_DATA_TF, server_context(settings, utc_now())) as peer:
+        secure = replace(peer, tls=settings, tls_name="peer")
+        ends(lambda: a_store(tmp_path, secure))
+
+
+def ends(call: Callable[[], object]) -> None:
+    """A call of ours comes to its end, and that is `Unreachable`."""
+    found: list[object] = []
+
+    def run() -> None:
+        try:
+            found.append(call())
+        except Unreachable as error:
+            found.append(error)
+
+    caller = threading.Thread(target=run, daemon=True)
+    caller.start()
+    caller.join(10)
+    assert not caller.is_alive(), "it still waits"
+    assert isinstance(found[0], Unreachable)
 
 
 def test_a_storm_of_associations(tmp_path: Path) -> None:
