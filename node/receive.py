@@ -97,12 +97,15 @@ TRANSFER_SYNTAXES: Final = (
 UNKNOWN_AE: Final = "unknown"
 """On record for a peer that did not get as far as telling its AE title."""
 
+UNKNOWN_ADDRESS: Final = "unknown"
+
 VERIFICATION: Final = UID("1.2.840.10008.1.1")
 
 # PS3.8 9.3.4: rejected permanently, by the service user.
 _CALLING_AE_NOT_RECOGNIZED: Final = (0x01, 0x01, 0x03)
 _CALLED_AE_NOT_RECOGNIZED: Final = (0x01, 0x01, 0x07)
-# Rejected for now, by the service provider (presentation): local limit exceeded.
+# Rejected for now, by the service provider (presentation).
+_TEMPORARY_CONGESTION: Final = (0x02, 0x03, 0x01)
 _LOCAL_LIMIT_EXCEEDED: Final = (0x02, 0x03, 0x02)
 # Connections, for each association there may be. A storm hears that it should come later instead of
 # nothing; until it has sent a data set, a connection costs a thread and little more.
@@ -273,14 +276,34 @@ class Receiver:
         return entity
 
     def _on_requested(self, event: evt.Event) -> None:
-        """Turn away a peer that calls another AE or that no setting names."""
-        sender = _sender_of(event.assoc)
+        """Turn away a peer that may not come in, or of which that cannot be told now.
+
+        pynetdicom goes on to accept when this raises.
+        """
+        sender = Sender(UNKNOWN_AE, self._node.ae_title, UNKNOWN_ADDRESS)
+        try:
+            sender = _sender_of(event.assoc)
+            refusal = self._refusal(event.assoc, sender)
+        except Exception as error:
+            # By its class: what a peer says of itself may stand in the message.
+            log.error("cannot tell who may come in", error=type(error).__name__)
+            refusal = _TEMPORARY_CONGESTION, "cannot tell now whether it may come in"
+        if refusal is not None:
+            self._reject(event.assoc, sender, *refusal)
+
+    def _refusal(
+        self, association: Association, sender: Sender
+    ) -> tuple[tuple[int, int, int], str] | None:
+        """How and why a peer is turned away; None for one that now has a place."""
         if sender.called_ae != self._node.ae_title:
-            self._reject(event.assoc, sender, _CALLED_AE_NOT_RECOGNIZED, "called AE is not ours")
-        elif not self._is_allowed(sender):
-            self._reject(event.assoc, sender, _CALLING_AE_NOT_RECOGNIZED, "not among receive.peers")
-        elif (reason := self._seat(event.assoc, sender)) is not None:
-            self._reject(event.assoc, sender, _LOCAL_LIMIT_EXCEEDED, reason)
+            return _CALLED_AE_NOT_RECOGNIZED, "called AE is not ours"
+        if not self._is_allowed(sender):
+            return _CALLING_AE_NOT_RECOGNIZED, "not among receive.peers"
+        try:
+            self._seat(association, sender)
+        except Refuse as error:
+            return _LOCAL_LIMIT_EXCEEDED, str(error)
+        return None
 
     def _on_released(self, event: evt.Event) -> None:
         self._close(event.assoc, Ending.RELEASED)
@@ -336,28 +359,23 @@ class Receiver:
 
     def _is_proof(self, sender: Sender) -> bool:
         """Whether it is the prover of this node (`node.proof`), by a title that it made up."""
-        try:
-            return sender.calling_ae.startswith(AE_PREFIX) and self._proofs.is_expected(
-                sender.calling_ae
-            )
-        except Retry as error:
-            log.error("the proofs cannot be asked", reason=str(error))
-            return False
+        return sender.calling_ae.startswith(AE_PREFIX) and self._proofs.is_expected(
+            sender.calling_ae
+        )
 
-    def _seat(self, association: Association, sender: Sender) -> str | None:
-        """Give a peer one of the places of the node; why it gets none.
+    def _seat(self, association: Association, sender: Sender) -> None:
+        """Give a peer one of the places of the node.
 
         Connections that have not asked for an association take no place, nor do those that are
         turned away: pynetdicom counts both, and a storm would have it turn away everybody.
+
+        Raises:
+            Refuse: When there is none for it.
         """
-        try:
-            seat = self._seats.take(sender.address)
-        except Refuse as error:
-            return str(error)
+        seat = self._seats.take(sender.address)
         with self._lock:
             self._guests = {one: at for one, at in self._guests.items() if one.is_alive()}
             self._guests[association] = _Guest(sender, seat)
-        return None
 
     def _on_end(self, association: Association) -> None:
         """A connection is over, however it ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -28,7 +29,7 @@ from pynetdicom import AE
 
 from node.audit import Kind, verify
 from node.clock import utc_now
-from node.errors import Stop
+from node.errors import Retry, Stop
 from node.intake import STATUSES, Answer
 from node.ledger import Ledger, database
 from node.reader import HeaderReader
@@ -387,6 +388,41 @@ def test_one_peer_cannot_take_all_associations(start: Start) -> None:
     wait_until(lambda: not station.receiver.open_associations)
     with associated(station.port) as third:
         assert third.is_established
+
+
+@pytest.mark.parametrize(
+    ("part", "question", "error"),
+    [
+        ("_proofs", "is_expected", RuntimeError("no answer")),
+        ("_proofs", "is_expected", Retry("the ledger is away")),
+        ("_seats", "take", OSError(errno.ENOLCK, "no locks available")),
+    ],
+)
+def test_a_door_that_cannot_tell_who_may_come_in_stays_shut(
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    question: str,
+    error: Exception,
+) -> None:
+    """pynetdicom accepts when the handler that should reject raises."""
+    peers = [{"ae_title": "CT1", "address": "127.0.0.1"}]
+    station = start(allow_any_peer=False, peers=peers)
+
+    def fail(asked: str) -> None:
+        del asked
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(station.receiver, part), question, fail)
+        calling = "PROOFX" if part == "_proofs" else "CT1"
+        with associated(station.port, calling_ae=calling) as association:
+            assert association.is_rejected
+            answer = association.acceptor.primitive
+            # PS3.8 9.3.4: for now; the provider is congested.
+            assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 1)
+    with associated(station.port) as association:
+        assert store(association, ct(1))[0] == 0x0000
 
 
 def test_a_data_set_beyond_the_limit_is_refused_and_leaves_nothing(start: Start) -> None:
