@@ -78,6 +78,9 @@ class Listener(StreamingServer):
         with self._count:
             self._handshakes += 1
         try:
+            if not request.recv(1, socket.MSG_PEEK):
+                # Not a word: somebody looked whether the port is open.
+                raise ConnectionAbortedError
             secured = self._door.context().wrap_socket(request, server_side=True)
         except OSError as error:
             self.shutdown_request(request)

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
@@ -63,6 +63,7 @@ from node.ledger.proofs import AE_PREFIX
 from node.ledger.receiving import Ending
 from node.listener import Door, listen
 from node.parts import process_name
+from node.refusals import Refusal, Refusals
 from node.seats import Seats
 from node.streaming import StoreRequest, StoreStatus
 from pipeline.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -174,6 +175,7 @@ class Receiver:
             settings.receive.maximum_associations,
             settings.receive.maximum_associations_per_peer,
         )
+        self._refusals: Final = Refusals()
         # Who has a place; those that are gone stay until the next comes.
         self._guests: dict[Association, _Guest] = {}
         self._server: ThreadedAssociationServer | None = None
@@ -237,6 +239,7 @@ class Receiver:
         for association in cut_off:
             association.abort()
             association.join(self._settings.network_timeout_s)
+        self._put_on_record(self._refusals.rest())
         log.info("receiver stopped", aborted_associations=len(cut_off))
 
     def _door(self) -> Door:
@@ -398,10 +401,15 @@ class Receiver:
             peer_address=sender.address,
             reason=reason,
         )
+        self._put_on_record(self._refusals.add(sender, reason, time.monotonic()))
+
+    def _put_on_record(self, refusals: Iterable[Refusal]) -> None:
         try:
-            self._receiving.refuse_association(
-                sender.calling_ae, sender.called_ae, sender.address, reason
-            )
+            for one in refusals:
+                sender = one.sender
+                self._receiving.refuse_association(
+                    sender.calling_ae, sender.called_ae, sender.address, one.reason, one.count
+                )
         except Retry as error:
             log.error("refusal is not on record", reason=str(error))
 

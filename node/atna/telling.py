@@ -85,12 +85,15 @@ class Telling:
         """A stranger, or TLS that failed: PS3.15 A.5.3.11 with Node Authentication."""
         address = str(event.detail["peer_address"])
         peer = Participant(event.actor, event.actor, atna.SOURCE, True, address)
+        reason, count = str(event.detail["reason"]), int(event.detail.get("count", 1))
+        if count > 1:
+            reason = f"{reason} ({count} times)"
         alert = Object(
             f"{event.actor}@{address}",
             atna.NODE_ID,
             "2",
             "13",
-            details={"Alert Description": str(event.detail["reason"])},
+            details={"Alert Description": reason},
         )
         return Message(
             atna.SECURITY_ALERT,
@@ -100,7 +103,7 @@ class Telling:
             (alert,),
             kind=atna.NODE_AUTHENTICATION,
             outcome=Outcome.MINOR_FAILURE,
-            failure=str(event.detail["reason"]),
+            failure=reason,
         )
 
     def _received(self, event: Event) -> Message | None:

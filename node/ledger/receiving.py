@@ -179,11 +179,16 @@ class Receiving:
             return len(rows)
 
     def refuse_association(
-        self, calling_ae: str, called_ae: str, peer_address: str, reason: str
+        self, calling_ae: str, called_ae: str, peer_address: str, reason: str, count: int = 1
     ) -> None:
-        """Put on record that a peer was turned away."""
+        """Put on record that a peer was turned away, `count` times by now."""
         with self._database.transaction() as session:
-            detail = {"called_ae": called_ae, "peer_address": peer_address, "reason": reason}
+            detail = {
+                "called_ae": called_ae,
+                "peer_address": peer_address,
+                "reason": reason,
+                "count": count,
+            }
             self._database.append_audit(
                 session, Kind.ASSOCIATION_REFUSED, calling_ae, calling_ae, detail
             )

@@ -77,7 +77,7 @@ class Tally:
         elif event.kind == Kind.INSTANCE_REFUSED:
             self.answers[str(detail["status"])] += 1
         elif event.kind == Kind.ASSOCIATION_REFUSED:
-            self.refused_associations[str(detail["reason"])] += 1
+            self.refused_associations[str(detail["reason"])] += int(detail.get("count", 1))
         elif event.kind == Kind.DELIVERY_ATTEMPTED:
             destination = str(detail["destination"])
             self.attempts[destination, str(detail["outcome"])] += 1

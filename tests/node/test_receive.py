@@ -356,6 +356,19 @@ def test_strangers_are_rejected_and_on_record(
     assert event.detail["peer_address"] == "127.0.0.1"
 
 
+def test_a_stranger_that_tries_again_and_again_is_summed_up(start: Start) -> None:
+    station = start(allow_any_peer=False)
+    for _ in range(5):
+        with associated(station.port) as association:
+            assert association.is_rejected
+    wait_until(lambda: not station.receiver.open_associations)
+    assert station.kinds() == [Kind.ASSOCIATION_REFUSED]
+    station.receiver.stop(grace_s=5)
+    first, rest = station.ledger.reports.events()
+    assert (first.detail["count"], rest.detail["count"]) == (1, 4)
+    assert (rest.subject, rest.detail["reason"]) == ("CT1", "not among receive.peers")
+
+
 def test_a_named_peer_at_its_address_is_let_in(start: Start) -> None:
     peers = [
         {"ae_title": "CT1", "address": "127.0.0.1"},

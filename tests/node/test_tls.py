@@ -164,6 +164,21 @@ def test_a_plain_sender_is_refused(station: Station) -> None:
     assert event.detail["reason"] == "it does not speak TLS"
 
 
+def test_who_connects_and_says_nothing_leaves_no_record(
+    station: Station, ca: Authority, theirs: Pair
+) -> None:
+    """A look whether the port is open is no attempt to come in."""
+    for _ in range(3):
+        socket.create_connection((LOOPBACK, station.port)).close()
+    # The first thing on record is what came after them.
+    with socket.create_connection((LOOPBACK, station.port)) as plain:
+        plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        (event,) = wait_until(lambda: list(station.ledger.reports.events()))
+    assert event.detail["reason"] == "it does not speak TLS"
+    dcmtk("echoscu", "-aec", "PSEUDOMRI", *options_of(ca, theirs), LOOPBACK, station.port)
+    assert len(station.kinds()) == 1
+
+
 def test_the_allow_list_holds_behind_tls(
     tmp_path: Path, ca: Authority, ours: Pair, theirs: Pair
 ) -> None:
