@@ -210,6 +210,9 @@ class StreamingProvider(DULServiceProvider):
 
     def _pass_on(self, length: int) -> None:
         """Pass on what a P-DATA-TF PDU holds, while it arrives."""
+        # As we said in the negotiation; 0 is no limit. The head of the PDU is not counted.
+        if 0 < cast(int, self._association.acceptor.maximum_length) < length:
+            raise Malformed("a PDU that is longer than we take")
         fragments = Fragments(length)
         while fragments.missing:
             if not self._stream.buffered:

@@ -166,6 +166,29 @@ def test_dcmtk_sends_with_small_and_large_pdus(
     assert station.held()[f"{SERIES_UID}.{number}"] == digest(encode(ds))
 
 
+def test_a_pdu_may_be_as_long_as_we_said_and_no_longer(tmp_path: Path) -> None:
+    """PS3.8 D.1.1: what follows the six bytes of a PDU's head counts. DCMTK heeds it too."""
+    most = 16_384
+    station = Station(tmp_path, maximum_pdu_bytes=most)
+    file = write_file(with_meta(ct(1, PixelData=os.urandom(300_000))), tmp_path / "1.dcm")
+    peer = ["-aec", "PSEUDOMRI", LOOPBACK, station.port]
+    dcmtk("storescu", "--max-send-pdu", "131072", *peer, file)
+    content = encode(ct(2, PixelData=bytes(30_000)))
+    # A value has six bytes of its own.
+    first, rest = content[: most - 6], content[most - 6 :]
+    parts = [pdu([(COMMAND | LAST, command(2))]), pdu([(DATA, first)]), pdu([(DATA | LAST, rest)])]
+    with associated(station.port) as association:
+        assert answer(association, parts) == 0x0000
+    with associated(station.port) as association:
+        too_long = pdu([(DATA | LAST, encode(ct(3, PixelData=bytes(30_000))))])
+        raw(association).sendall(pdu([(COMMAND | LAST, command(3))]) + too_long)
+        wait_until(lambda: is_ended_by_us(association))
+    wait_until(lambda: not station.receiver.open_associations)
+    assert set(station.held()) == {f"{SERIES_UID}.1", f"{SERIES_UID}.2"}
+    assert leftovers(station) == []
+    station.stop()
+
+
 def begun(number: int) -> bytes:
     """A C-STORE request whose data set is not complete."""
     return pdu([(COMMAND | LAST, command(number))]) + pdu([(DATA, encode(ct(number))[:200])])
