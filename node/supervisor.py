@@ -51,7 +51,13 @@ def open_port(address: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        return socket.create_server((address, port), family=family, backlog=_BACKLOG)
+        return socket.create_server(
+            (address, port),
+            family=family,
+            backlog=_BACKLOG,
+            # "::" is every address, those of IPv4 too.
+            dualstack_ipv6=family == socket.AF_INET6 and socket.has_dualstack_ipv6(),
+        )
     except OSError as error:
         raise Stop(
             f"node.port: expected a free port, {address}:{port} is not to be had: {error.strerror}"

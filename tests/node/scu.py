@@ -31,13 +31,14 @@ def associated(
     classes: Sequence[str] = (CTImageStorage,),
     calling_ae: str = "CT1",
     called_ae: str = "PSEUDOMRI",
+    host: str = HOST,
 ) -> Iterator[Association]:
     """An association with one context per SOP class; released at the end if it still stands."""
     ae = AE(ae_title=calling_ae)
     ae.dimse_timeout = ae.network_timeout = ae.acse_timeout = ANSWER_S
     for sop_class in classes:
         ae.add_requested_context(sop_class, list(syntaxes))
-    association = ae.associate(HOST, port, ae_title=called_ae)
+    association = ae.associate(host, port, ae_title=called_ae)
     if not association.is_established:
         hear_rejection(association)
     try:

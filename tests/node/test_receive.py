@@ -6,6 +6,7 @@ import errno
 import hashlib
 import logging
 import os
+import socket
 import threading
 import warnings
 import zlib
@@ -36,6 +37,7 @@ from node.reader import HeaderReader
 from node.receive import TRANSFER_SYNTAXES, VERIFICATION, Receiver
 from node.records import AssociationRecord, QuarantineRecord
 from node.summary import UNREAD, Pixels
+from node.supervisor import open_port
 from tests.node.samples import (
     PATIENT,
     SERIES_UID,
@@ -379,6 +381,25 @@ def test_a_named_peer_at_its_address_is_let_in(start: Start) -> None:
     for calling in ("CT1", "CT2", "CT3"):
         with associated(station.port, calling_ae=calling) as association:
             assert association.is_established
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="the system has no IPv6")
+def test_an_address_of_ipv6_takes_both_kinds_of_peer(tmp_path: Path) -> None:
+    peers = [{"ae_title": "CT1", "address": "127.0.0.1"}, {"ae_title": "CT6", "address": "::1"}]
+    ledger = new_ledger(tmp_path, utc_now)
+    node = {"bind_address": "::", "port": 0, "data_folder": tmp_path}
+    settings = settings_for(tmp_path, node=node, receive={"allow_any_peer": False, "peers": peers})
+    with open_port("::", 0) as port:
+        receiver = Receiver(settings, ledger, new_archive(tmp_path), port=port)
+        receiver.start()
+        try:
+            with associated(receiver.port) as association:
+                assert association.is_established
+            with associated(receiver.port, calling_ae="CT6", host="::1") as association:
+                assert association.is_established
+        finally:
+            receiver.stop(grace_s=5)
+            ledger.close()
 
 
 def test_too_many_associations_are_rejected_for_now(start: Start) -> None:
