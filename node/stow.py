@@ -6,7 +6,6 @@ the same whichever way it went.
 
 from __future__ import annotations
 
-import json
 import ssl
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
@@ -30,6 +29,9 @@ from node.status import PROCESSING_FAILURE, SUCCESS
 
 # dicomweb-client builds a request in memory, and common archives take at most 16 to 64 MB.
 REQUEST_BYTES: Final = 8_000_000
+# What pydicom and the client make of JSON or XML that is none, or that says other things than a
+# response does.
+_NO_RESPONSE: Final = (ValueError, TypeError, AttributeError, LookupError, SyntaxError)
 # These say that the request is wrong, not the moment; but 409 tells of instances (PS3.18 10.5.3).
 _MEANT: Final = range(300, 500)
 _MAY_PASS: Final = (
@@ -162,7 +164,7 @@ def _post(client: DICOMwebClient, datasets: list[Dataset], destination: WebDesti
         ) from error
     except (requests.exceptions.SSLError, requests.ConnectionError, requests.Timeout) as error:
         raise Unreachable(f"{destination.name}: {_trouble(error)}") from error
-    except ValueError:
+    except _NO_RESPONSE:
         # The client could not read the response; `_statuses` says what is wrong with it.
         return
 
@@ -191,14 +193,21 @@ def _trouble(error: Exception) -> str:
 
 
 def _statuses(response: requests.Response, destination: WebDestination) -> dict[str, int]:
-    """SOP Instance UID to status, of the Store Instances Response (PS3.18 10.5.3.2)."""
+    """SOP Instance UID to status, of the Store Instances Response (PS3.18 10.5.3.2).
+
+    Raises:
+        Unreachable: When it is none; whatever made it may make a better one next time.
+    """
     try:
         told: Any = response.json()
-        ds = Dataset.from_json(told[0] if isinstance(told, list) else told)
-    except (json.JSONDecodeError, requests.JSONDecodeError, IndexError, KeyError) as error:
+        return _told(Dataset.from_json(told[0] if isinstance(told, list) else told))
+    except _NO_RESPONSE as error:
         raise Unreachable(
             f"{destination.name} answered HTTP {response.status_code} without a DICOM JSON response"
         ) from error
+
+
+def _told(ds: Dataset) -> dict[str, int]:
     stored = {
         str(item.ReferencedSOPInstanceUID): int(item.get("WarningReason") or SUCCESS)
         for item in ds.get("ReferencedSOPSequence", [])

@@ -53,6 +53,7 @@ class Web:
         answer: Given the SOP Instance UIDs of a request, HTTP status and JSON body.
         wants_certificate: Of the client.
         ciphers: Of TLS 1.2, and nothing else.
+        media_type: Of the body.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Web:
         answer: Script,
         wants_certificate: bool = False,
         ciphers: str | None = None,
+        media_type: str = "application/dicom+json; charset=utf-8",
     ) -> None:
         pair = self.pair = ca.issue("web")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -83,7 +85,7 @@ class Web:
                 self.send_response(status)
                 if 300 <= status < 400:
                     self.send_header("Location", "https://elsewhere.invalid/studies")
-                self.send_header("Content-Type", "application/dicom+json; charset=utf-8")
+                self.send_header("Content-Type", media_type)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
@@ -221,6 +223,35 @@ def test_an_answer_without_instances(
     ):
         send(instances, web_destination(web.url, ca))
     assert len(web.heard) == 1
+
+
+@pytest.mark.parametrize("media_type", ["application/dicom+json", "application/dicom+xml"])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"",
+        b"null",
+        b"1",
+        b'"DICOM"',
+        b"[null]",
+        b"[]",
+        b'{"00081199": null}',
+        b'{"00081199": {"vr": "SQ", "Value": [null]}}',
+        b'{"00081199": {"vr": "SQ", "Value": [{}]}}',
+        b'{"00081199": {"vr": "LO", "Value": ["1"]}}',
+        b'{"00081198": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": ["1.2"]},'
+        b' "00081197": {"vr": "LO", "Value": ["many"]}}]}}',
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_no_refusal(
+    ca: Authority, instances: list[OutgoingInstance], odd: bytes, media_type: str
+) -> None:
+    """The next one may; nobody meant anything by this one."""
+    with (
+        Web(ca, lambda uids: (200, odd), media_type=media_type) as web,
+        pytest.raises(Unreachable, match="without a DICOM JSON response"),
+    ):
+        send(instances, web_destination(web.url, ca))
 
 
 def test_nobody_there(ca: Authority, instances: list[OutgoingInstance]) -> None:
