@@ -22,13 +22,13 @@ from node import retrieve
 from node.archive import Archive
 from node.association import Rejected, Unreachable, address_of
 from node.errors import Refuse
-from node.intake import Intake, Offer, Sender
+from node.intake import Intake, Offer, Sender, printable
 from node.ledger import Ledger
 from node.ledger.receiving import Ending
 from node.lock import alone
 from node.query import FoundSeries, Query, on_record
 from node.receive import STORAGE_CLASSES, TRANSFER_SYNTAXES, keep_libraries_quiet, status_of
-from node.retrieve import Progress, Wanted
+from node.retrieve import OnStore, Progress, Wanted
 
 PROCESS: Final = "fetch"
 # UI is at most 64 KiB in Explicit VR (PS3.5 7.1.2), a UID with its backslash 65 bytes.
@@ -174,15 +174,17 @@ class Fetcher:
                 on_progress(progress)
 
     @contextmanager
-    def _taking(self) -> Iterator[Callable[[evt.Event], Dataset | int]]:
+    def _taking(self) -> Iterator[OnStore]:
         """What answers the PACS' instances, on an association that is on record."""
         intake = Intake(self._settings, self._ledger, self._archive)
-        sender = Sender(self._source.ae_title, self._settings.node.ae_title, self._source.host)
+        # A host name may be longer than an address is on record.
+        host = printable(self._source.host, 64)
+        sender = Sender(self._source.ae_title, self._settings.node.ae_title, host)
         association = self._ledger.receiving.open_association(
             PROCESS, sender.calling_ae, sender.called_ae, sender.address
         )
 
-        def store(event: evt.Event) -> Dataset | int:
+        def store(event: evt.Event) -> Dataset:
             request = cast(C_STORE, event.request)
             offer = Offer(
                 sop_class_uid=str(request.AffectedSOPClassUID),
@@ -194,7 +196,7 @@ class Fetcher:
             reception = intake.begin(offer)
             if request.DataSet:
                 reception.write(request.DataSet.getbuffer())
-            return status_of(intake.take(reception, association))
+            return status_of(intake.take(reception, association)).as_data_set()
 
         ending = Ending.ABORTED
         try:

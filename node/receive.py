@@ -23,7 +23,6 @@ from typing import Any, Final, cast
 import pydicom.config
 import pynetdicom
 import structlog
-from pydicom.dataset import Dataset
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -337,7 +336,7 @@ class Receiver:
         except Retry as error:
             log.error("association is not on record", reason=str(error))
             response = Response(Answer.OUT_OF_RESOURCES, str(error))
-        return StoreStatus(response.answer.value.code, response.comment)
+        return status_of(response)
 
     def _on_report(self, report: commitment.Report, ae_title: str) -> None:
         """A destination tells whether it takes responsibility for what we sent it."""
@@ -463,15 +462,9 @@ def _plain_address(address: str) -> str:
     return str(mapped or parsed)
 
 
-def status_of(response: Response) -> Dataset | int:
-    """What intake decided, as pynetdicom sends it."""
-    if not response.comment:
-        return response.answer.value.code
-    status = Dataset()
-    status.Status = response.answer.value.code
-    if response.comment:
-        status.ErrorComment = response.comment
-    return status
+def status_of(response: Response) -> StoreStatus:
+    """What intake decided, as it is sent."""
+    return StoreStatus(response.answer.value.code, response.comment)
 
 
 def keep_libraries_quiet() -> None:

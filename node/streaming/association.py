@@ -32,6 +32,14 @@ class StoreStatus(NamedTuple):
     code: int
     comment: str = ""
 
+    def as_data_set(self) -> Dataset:
+        """As pynetdicom takes it."""
+        ds = Dataset()
+        ds.Status = self.code
+        if self.comment:
+            ds.ErrorComment = self.comment
+        return ds
+
 
 class DataSetSink(Protocol):
     """Where the data set of one C-STORE request goes while it arrives.
@@ -208,7 +216,7 @@ class StreamingAssociation(Association):
         response.MessageID = response.MessageIDBeingRespondedTo = storing.request.message_id
         response.AffectedSOPClassUID = storing.request.sop_class_uid
         response.AffectedSOPInstanceUID = storing.request.sop_instance_uid
-        StorageServiceClass(self).validate_status(_data_set_of(status), response)
+        StorageServiceClass(self).validate_status(status.as_data_set(), response)
         self.dimse.send_msg(response, storing.context.context_id)
 
     def complete(self, event: evt.Event) -> Dataset:
@@ -221,7 +229,7 @@ class StreamingAssociation(Association):
             sink = self._open_sink(self, _request_of(request), event.context)
             status = sink.complete()
             sink.close()
-        return _data_set_of(status)
+        return status.as_data_set()
 
     def _drop_what_nobody_takes(self) -> None:
         self._provider.drop_store()
@@ -237,15 +245,6 @@ def _request_of(command: Dataset | C_STORE) -> StoreRequest:
         str(getattr(command, "AffectedSOPClassUID", None) or ""),
         str(getattr(command, "AffectedSOPInstanceUID", None) or ""),
     )
-
-
-def _data_set_of(status: StoreStatus) -> Dataset:
-    """As pynetdicom takes it."""
-    found = Dataset()
-    found.Status = status.code
-    if status.comment:
-        found.ErrorComment = status.comment
-    return found
 
 
 def _close_data_set(message: object) -> None:
