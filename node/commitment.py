@@ -9,12 +9,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ImplicitVRLittleEndian, SecondaryCaptureImageStorage
 from pynetdicom import evt
 from pynetdicom.dimse_messages import N_EVENT_REPORT_RSP
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
 
 from node.association import Rejected, Unreachable, associate, named
 from node.errors import Refuse
@@ -26,6 +27,7 @@ from node.status import (
     SUCCESS,
     is_permanent,
 )
+from node.structure import refuse_too_many
 
 SOP_CLASS: Final = UID("1.2.840.10008.1.20.1")
 # PS3.4 J.3.1: the class has this one instance, known to all.
@@ -39,7 +41,10 @@ REPORT_STATUSES: Final = (
     (SUCCESS, "The report is durable, or was before"),
     (PROCESSING_FAILURE, "A fault of this node; it may be reported again"),
     (NO_SUCH_EVENT_TYPE, "The Event Type ID is neither 1 nor 2"),
-    (INVALID_ARGUMENT_VALUE, "The Transaction UID is absent or not one of ours"),
+    (
+        INVALID_ARGUMENT_VALUE,
+        "It makes no sense, or its Transaction UID is absent or not ours",
+    ),
 )
 """Every status we answer a report with. The conformance statement prints this."""
 
@@ -145,12 +150,18 @@ def respond(event: evt.Event, on_report: OnReport) -> tuple[int, Dataset | None]
         The status (PS3.7 10.1.1.1.8) and no reply. Never raises.
     """
     try:
+        request = cast(N_EVENT_REPORT, event.request)
+        refuse_too_many(request.EventInformation, event.context.transfer_syntax)
         report = read(event.event_information, event.event_type or 0)
-        on_report(report, str(event.assoc.requestor.ae_title))
     except UnknownEvent:
         return NO_SUCH_EVENT_TYPE, None
-    except (Refuse, AttributeError, ValueError):
-        # What it names is not ours, or it names nothing.
+    except Exception:
+        # It names nothing, or makes no sense; pydicom tells that in many ways.
+        return INVALID_ARGUMENT_VALUE, None
+    try:
+        on_report(report, str(event.assoc.requestor.ae_title))
+    except Refuse:
+        # What it names is not ours.
         return INVALID_ARGUMENT_VALUE, None
     except Exception:
         # The ledger is away: the destination may report again, and we ask again.

@@ -12,6 +12,7 @@ import struct
 from typing import BinaryIO, Final
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.uid import UID
 
 from node.errors import Refuse
 
@@ -48,6 +49,18 @@ def count_elements(body: BinaryIO, is_implicit_vr: bool, is_little_endian: bool)
         return _count(body, is_implicit_vr, "<" if is_little_endian else ">")
     finally:
         body.seek(start)
+
+
+def refuse_too_many(body: BinaryIO | None, syntax: UID) -> None:
+    """Pass a data set that may be parsed, or none at all.
+
+    Raises:
+        TooManyElements: As `count_elements`.
+    """
+    if body is not None:
+        # pynetdicom leaves it where it stopped writing.
+        body.seek(0)
+        count_elements(body, syntax.is_implicit_VR, syntax.is_little_endian)
 
 
 def _count(body: BinaryIO, is_implicit_vr: bool, order: str) -> int:

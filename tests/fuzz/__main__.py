@@ -88,6 +88,7 @@ def fuzz_connections(seed: int, count: int) -> Tally:
         given = makes(random)
         began = time.monotonic()
         answer = talk(receiver.port, given)
+        assert not answer.startswith("0x0110"), f"an accident: {given}"
         tally.add(f"{prefix}: {given.kind}", answer, time.monotonic() - began)
 
     with scratch() as folder:

@@ -7,11 +7,20 @@ from collections.abc import Callable
 from itertools import pairwise
 from random import Random
 
-from tests.fuzz import data_sets
-from tests.fuzz.pdus import CT_IMAGE, RELEASE_RQ, Connection, associate, data
+from tests.fuzz import data_sets, notices
+from tests.fuzz.pdus import (
+    AVAILABILITY,
+    COMMITMENT,
+    CT_IMAGE,
+    RELEASE_RQ,
+    Connection,
+    associate,
+    data,
+)
 from tests.node.samples import ct, encode
 
 C_STORE_RQ, C_ECHO_RQ, C_FIND_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0020, 0x0FFF
+N_EVENT_REPORT_RQ, N_CREATE_RQ = 0x0100, 0x0140
 NO_DATA_SET = 0x0101
 UIDS = (*data_sets.HOSTILE_TEXTS, CT_IMAGE, b"1.2.3.4")
 
@@ -59,13 +68,13 @@ def store_request(uid: bytes = b"1.2.3.4", **changes: bytes) -> dict[int, bytes]
     return elements | {int(number[1:], 16): value for number, value in changes.items()}
 
 
-def _fragments(random: Random, content: bytes, control: int) -> list[bytes]:
+def _fragments(random: Random, content: bytes, control: int, context: int = 1) -> list[bytes]:
     """The bytes in some data values, the last of which says so."""
     cuts = sorted(random.randrange(len(content) + 1) for _ in range(random.randrange(3)))
     edges = [0, *cuts, len(content)]
     pieces = [content[a:b] for a, b in pairwise(edges)]
     last = len(pieces) - 1
-    return [data(1, control | (2 if n == last else 0), one) for n, one in enumerate(pieces)]
+    return [data(context, control | (2 if n == last else 0), one) for n, one in enumerate(pieces)]
 
 
 def _data_set(random: Random) -> tuple[str, list[bytes]]:
@@ -140,6 +149,44 @@ def other_service(random: Random) -> list[bytes]:
     return _fragments(random, command(elements), 1)
 
 
+def report(event_type: int = 2) -> dict[int, bytes]:
+    """The request of a storage commitment report (PS3.7 10.3.1)."""
+    return {
+        0x0002: even(COMMITMENT),
+        0x0100: number_of(N_EVENT_REPORT_RQ),
+        0x0110: number_of(7),
+        0x0800: number_of(0),
+        0x1000: even(b"1.2.840.10008.1.20.1.1"),
+        0x1002: number_of(event_type),
+    }
+
+
+def notification() -> dict[int, bytes]:
+    """The request of an instance availability notification (PS3.7 10.3.5)."""
+    return {
+        0x0002: even(AVAILABILITY),
+        0x0100: number_of(N_CREATE_RQ),
+        0x0110: number_of(7),
+        0x0800: number_of(0),
+        0x1000: even(b"1.2.3.4"),
+    }
+
+
+def reported(random: Random) -> list[bytes]:
+    """A report that makes little sense."""
+    return _noticed(random, report(random.choice((1, 2, 2, 3))), 5)
+
+
+def announced(random: Random) -> list[bytes]:
+    """A notification that makes little sense."""
+    return _noticed(random, notification(), 7)
+
+
+def _noticed(random: Random, elements: dict[int, bytes], context: int) -> list[bytes]:
+    told = notices.make(random) or b"\0\0"
+    return _fragments(random, command(elements), 1, context) + _fragments(random, told, 0, context)
+
+
 def mismatched(random: Random) -> list[bytes]:
     """The request names another instance or class than the data set does."""
     ds = ct(1)
@@ -158,6 +205,6 @@ KINDS: dict[str, Callable[[Random], list[bytes]]] = {
     maker.__name__: maker
     for maker in (
         stored, good, missing_element, wrong_element, huge_element, data_set_alone, other_service,
-        mismatched, garbled_command,
+        mismatched, garbled_command, reported, announced,
     )
 }  # fmt: skip

@@ -10,6 +10,7 @@ from random import Random
 
 APPLICATION_CONTEXT = b"1.2.840.10008.3.1.1.1"
 VERIFICATION, CT_IMAGE = b"1.2.840.10008.1.1", b"1.2.840.10008.5.1.4.1.1.2"
+COMMITMENT, AVAILABILITY = b"1.2.840.10008.1.20.1", b"1.2.840.10008.5.1.4.33"
 IMPLICIT, EXPLICIT = b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1"
 RELEASE_RQ = b"\x05\0\0\0\0\x04\0\0\0\0"
 ABORT = b"\x07\0\0\0\0\x04\0\0\0\0"
@@ -64,7 +65,10 @@ def associate(
     """An A-ASSOCIATE-RQ; a good one with CT in context 1 when nothing is said."""
     if items is None:
         items = item(0x10, APPLICATION_CONTEXT) + context(1, CT_IMAGE, EXPLICIT)
-        items += context(3, VERIFICATION, IMPLICIT) + user_information()
+        items += context(3, VERIFICATION, IMPLICIT) + context(5, COMMITMENT, EXPLICIT)
+        # PS3.7 D.3.3.4: a PACS reports as SCP of an association that it requested.
+        role = struct.pack(">H", len(COMMITMENT)) + COMMITMENT + b"\0\1"
+        items += context(7, AVAILABILITY, EXPLICIT) + user_information(extra=item(0x54, role))
     head = struct.pack(">HH", version, 0) + called.ljust(16)[:16] + calling.ljust(16)[:16]
     return pdu(0x01, head + bytes(32) + items)
 

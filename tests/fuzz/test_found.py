@@ -155,3 +155,40 @@ def test_a_message_after_such_a_one_is_taken(receiver: ReceiverProcess) -> None:
     request = messages.store_request(str(ds.SOPInstanceUID).encode())
     parts = (associate(), data(1, 3, messages.command(request)), data(1, 2, encode(ds)), RELEASE_RQ)
     assert talk(receiver.port, Connection("found", parts, True)).startswith("0x0000")
+
+
+STUDY = element(0x20, 0xD, b"UI", b"1.2")
+
+
+@pytest.mark.parametrize(
+    ("ask", "content", "status"),
+    [
+        (messages.report, element(8, 0x1195, b"UI", b"1.2") + bytes(7), "0x0115"),
+        (messages.report, element(8, 0x1195, b"FD", b"1.2"), "0x0115"),
+        (messages.notification, element(0x20, 0xD, b"FD", b"1.2"), "0x0106"),
+        (messages.notification, element(0x20, 0xD, b"ZZ", b"1.2"), "0x0106"),
+        (messages.notification, STUDY, "0x0120"),
+        (messages.notification, STUDY + element(8, 0x1115, b"US", b""), "0x0120"),
+    ],
+)
+def test_a_notice_that_makes_no_sense_is_no_accident_of_ours(
+    receiver: ReceiverProcess, ask: Callable[[], dict[int, bytes]], content: bytes, status: str
+) -> None:
+    """It was answered 0x0110, as if it might be told again."""
+    assert talk(receiver.port, notice(ask, content)) == f"{status}, waits"
+
+
+@pytest.mark.parametrize("ask", [messages.report, messages.notification])
+def test_a_notice_of_a_million_items_is_not_parsed(
+    receiver: ReceiverProcess, ask: Callable[[], dict[int, bytes]]
+) -> None:
+    """Four MB of them kept the receiver busy for more than 20 s; it is well, says `receiver`."""
+    items = sequence(ITEM * 500_000, is_open=True, tag=(8, 0x1199)) + STUDY
+    assert "0x0000" not in talk(receiver.port, notice(ask, items))
+
+
+def notice(ask: Callable[[], dict[int, bytes]], content: bytes) -> Connection:
+    """One that a PACS gives us, in the context that it has for it."""
+    context = 5 if ask is messages.report else 7
+    parts = (associate(), data(context, 3, messages.command(ask())), data(context, 2, content))
+    return Connection("found", parts, True)
