@@ -12,9 +12,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -31,7 +32,7 @@ from node.errors import Fenced, Retry, Stop
 from node.ledger import Ledger, migrate
 from node.ledger.entries import NewSynthesis
 from node.ledger.series import HeldSeries
-from node.lock import hold, names
+from node.lock import forget_why, hold, names, tell_why
 from node.model_folder import ModelIdentity, model_identity
 from node.parts import ledger_url, open_parts, process_name
 from node.program import program_digest
@@ -115,19 +116,25 @@ def run_role(place: Place, settings: Settings, stop: threading.Event, on_ready: 
 
     Raises:
         Stop: When it cannot run: a lock, a port, a model, a schema.
+        Retry: When it may run later: an accelerator, a database that is away.
     """
     logs.configure(settings.logging, place.name)
     faults.identify(str(place.role))
     prepare(settings)
-    name = process_name(settings, place.name)
-    with hold(settings.node.data_folder, name) as beat, _on_record(name, settings):
+    name, folder = process_name(settings, place.name), settings.node.data_folder
+
+    def say_ready(line: str) -> None:
+        forget_why(folder, name)
+        on_ready(line)
+
+    with hold(folder, name) as beat, _why_told(folder, name), _on_record(name, settings):
         turns = Turns(stop, beat)
         if place.role is Role.RECEIVE:
-            _receive(settings, place, turns, on_ready)
+            _receive(settings, place, turns, say_ready)
         elif place.role is Role.WORK:
-            _work(settings, turns, on_ready)
+            _work(settings, turns, say_ready)
         else:
-            _web(settings, turns, on_ready)
+            _web(settings, turns, say_ready)
 
 
 def new_synthesis(
@@ -196,6 +203,18 @@ class Turns:
             left_s = end - time.monotonic()
             if left_s <= 0 or self._stop.wait(min(left_s, BEAT_S)):
                 return
+
+
+@contextmanager
+def _why_told(folder: Path, name: str) -> Iterator[None]:
+    """Whoever looks at the node learns why a role is not there."""
+    try:
+        yield
+    except Exception as error:
+        # A full disk, perhaps; the log has it.
+        with suppress(OSError):
+            tell_why(folder, name, logs.describe(error))
+        raise
 
 
 @contextmanager

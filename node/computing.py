@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from config.settings import SynthesisSettings
 from node.clock import from_text
 from node.codestream import check_codestreams
-from node.errors import Stop
+from node.errors import Retry, Stop
 from node.logs import describe
 from node.stages import Order, PackagedInstance, Stages
 from node.workfiles import Made, Prepared
@@ -51,20 +51,25 @@ def load(settings: SynthesisSettings) -> Model:
     """The model of the settings, in memory and run once, so that no patient waits for it.
 
     Raises:
-        Stop: When there is no such model or no such device.
+        Stop: When there is no such model.
+        Retry: When the device does not run it now: no driver, no memory, no CUDA in this torch.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = None if settings.device == "auto" else settings.device
+    wanted = settings.model_folder or "the built-in model"
+    expected = f"expected to run {wanted} on device {settings.device}"
     try:
         model = load_model(settings.model_folder, device)
         blank = np.full((1, 256, 256), -1024, dtype=np.float32)
         synthesize(Volume(blank, Grid(blank.shape, np.eye(4)), "2.25.0"), model, samples=0)
-    except (OSError, ValueError, RuntimeError) as error:
-        wanted = settings.model_folder or "the built-in model"
-        raise Stop(
-            f"expected to run {wanted} on device {settings.device}: {describe(error)}; check"
-            " synthesis.model_folder and synthesis.device"
+    except (OSError, ValueError) as error:
+        raise Stop(f"{expected}: {describe(error)}; check synthesis.model_folder") from error
+    except (RuntimeError, AssertionError) as error:
+        # torch's own words, which nobody else has: no patient has been near it yet.
+        said = str(error).partition("\n")[0]
+        raise Retry(
+            f"{expected}: {said}; check the driver, what else uses the device, and synthesis.device"
         ) from error
     return model
 

@@ -1,7 +1,8 @@
 """One process per role and data folder: an advisory lock that dies with its holder.
 
 The lock's file also tells others how its holder is: it beats by touching it, and empties it when it
-ends in order. A file with a holder in it and an old beat is a role that died or hangs.
+ends in order. A file with a holder in it and an old beat is a role that died or hangs. Why it ended
+stands in a file beside it, until it runs again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from node.errors import Stop
 
 _FOLDER = "locks"
 _SUFFIX = ".lock"
+_WHY = ".why"
 
 
 @contextmanager
@@ -40,9 +42,13 @@ def hold(data_folder: Path, name: str) -> Iterator[Callable[[], None]]:
                 f"expected the data folder {data_folder} to be free, but process {holder} runs the"
                 f" {name} role on it; stop it, or give this node a folder of its own"
             ) from error
+        before = os.fstat(stream.fileno())
         stream.truncate(0)
         stream.write(str(os.getpid()))
         stream.flush()
+        if before.st_size:
+            # A start is no beat: who dies at every start would look well between two of them.
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         yield lambda: os.utime(path)
         stream.truncate(0)
 
@@ -79,3 +85,21 @@ def beats(data_folder: Path) -> dict[str, float]:
         if state.st_size:
             found[path.name.removesuffix(_SUFFIX)] = state.st_mtime
     return found
+
+
+def tell_why(data_folder: Path, name: str, why: str) -> None:
+    """Leave word why the holder of a lock ends, for those who look at the node."""
+    (data_folder / _FOLDER / f"{name}{_WHY}").write_text(why, encoding="utf-8")
+
+
+def forget_why(data_folder: Path, name: str) -> None:
+    """It runs again."""
+    (data_folder / _FOLDER / f"{name}{_WHY}").unlink(missing_ok=True)
+
+
+def whys(data_folder: Path) -> dict[str, str]:
+    """Why each holder ended that has not run again since: lock name to reason."""
+    return {
+        path.name.removesuffix(_WHY): path.read_text(encoding="utf-8")
+        for path in sorted((data_folder / _FOLDER).glob(f"*{_WHY}"))
+    }

@@ -3,6 +3,9 @@
 A process tells that it is ready with one line on its standard output, and ends when its standard
 input does: so it cannot outlive a supervisor that was killed. The acceptors share a listening
 socket that is held here: senders who come while one of them is dead are taken by another.
+
+Receiving goes on whatever the other roles do: the node ends by itself only when an acceptor cannot
+run, and is ready without a role that failed at its first start.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Final
 
 import structlog
 
-from node.app import Place
+from node.app import Place, Role
 from node.errors import Stop
 
 READY: Final = "ready"
@@ -64,14 +67,16 @@ def open_port(address: str, port: int) -> socket.socket:
         ) from error
 
 
-@dataclass
+@dataclass(eq=False)
 class _Child:
     place: Place
     process: subprocess.Popen[str] | None = None
     started_at: float = 0.0
     restart_at: float = 0.0
     wait_s: float = FIRST_RESTART_S
-    was_ready: bool = False
+    # What it said when it was first ready.
+    line: str | None = None
+    has_died: bool = False
     reader: threading.Thread | None = field(default=None, repr=False)
 
 
@@ -81,7 +86,8 @@ class Supervisor:
     Args:
         places: Which to run.
         arguments: Of the command line, passed on to each.
-        on_ready: Told once, with the lines of all, when all are ready for the first time.
+        on_ready: Told once, with the lines of those that are ready, when all have become so or, the
+            acceptors apart, have died once.
     """
 
     def __init__(
@@ -93,14 +99,18 @@ class Supervisor:
         self._children: Final = [_Child(place) for place in places]
         self._arguments: Final = list(arguments)
         self._on_ready: Final = on_ready
-        self._ready: Final[dict[Place, str]] = {}
+        acceptors = [child for child in self._children if child.place.role is Role.RECEIVE]
+        # A role that runs apart from the acceptors has nobody to keep going.
+        self._needed: Final = acceptors or self._children
+        self._was_told = False
         self._lock: Final = threading.Lock()
 
     def run(self, stop: threading.Event) -> None:
         """Run until `stop` is set, then end all roles.
 
         Raises:
-            Stop: When a role says at its very first start that it cannot run.
+            Stop: When an acceptor, or a role that runs apart from them, says that it cannot run
+                before it ever did.
         """
         try:
             while not stop.is_set():
@@ -119,7 +129,7 @@ class Supervisor:
         code = child.process.poll()
         if code is None:
             return
-        if code == CANNOT_RUN and not child.was_ready:
+        if code == CANNOT_RUN and child.line is None and child in self._needed:
             raise Stop(f"the {child.place.role} role cannot run; its reason stands above")
         if now - child.started_at > STABLE_S:
             child.wait_s = FIRST_RESTART_S
@@ -127,6 +137,8 @@ class Supervisor:
         child.process = None
         child.restart_at = now + child.wait_s
         child.wait_s = min(2 * child.wait_s, LONGEST_RESTART_S)
+        child.has_died = True
+        self._tell_when_settled()
 
     def _start(self, child: _Child) -> None:
         place, port = child.place, child.place.port
@@ -156,13 +168,19 @@ class Supervisor:
                 print(line, end="", flush=True)
                 continue
             log.info("role ready", **_named(child.place), pid=process.pid, detail=rest)
-            with self._lock:
-                child.was_ready = True
-                is_first = len(self._ready) < len(self._children)
-                self._ready[child.place] = rest
-                all_ready = is_first and len(self._ready) == len(self._children)
-            if all_ready:
-                self._on_ready([self._ready[child.place] for child in self._children])
+            child.line = rest
+            self._tell_when_settled()
+
+    def _tell_when_settled(self) -> None:
+        with self._lock:
+            waits = any(
+                child.line is None and (child in self._needed or not child.has_died)
+                for child in self._children
+            )
+            if waits or self._was_told:
+                return
+            self._was_told = True
+        self._on_ready([child.line for child in self._children if child.line is not None])
 
     def _end(self) -> None:
         running = [child.process for child in self._children if child.process is not None]

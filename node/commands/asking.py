@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from rich.markup import escape
 
 from config.settings import Settings
 from node import audit, tls
 from node.clock import utc_now
 from node.commands.common import Exit, err, local_time, open_node, out, print_json, table
 from node.errors import IllegalMove, Refuse, Stop
+from node.lock import whys
 from node.states import SynthesisState
 
 
@@ -23,6 +25,7 @@ def status(config: Path | None, as_json: bool) -> None:
     story["free_bytes"] = archive.free_bytes()
     story["data_folder"] = str(settings.node.data_folder)
     story["certificates"] = _certificates(settings)
+    story["ended_roles"] = whys(settings.node.data_folder)
     if as_json:
         print_json(story)
         return
@@ -42,6 +45,8 @@ def status(config: Path | None, as_json: bool) -> None:
     for one in story["certificates"]:
         if one["is_due"]:
             out.print(f"[red]{one['setting']}[/red]: {one['says']}")
+    for role, why in story["ended_roles"].items():
+        out.print(f"[red]{role}[/red] ended and is tried again: {escape(why)}")
     if failed := story["syntheses"].get(str(SynthesisState.FAILED)):
         out.print(f"[red]{failed} failed[/red]: `pseudomri jobs --failed`, then `retry`")
 

@@ -16,6 +16,7 @@ from node import logs
 from node.app import Place, Role, prepare, run_role
 from node.commands.common import Exit, exit_code, settings_of
 from node.errors import NodeError
+from node.model_folder import model_identity
 from node.notify import notify
 from node.supervisor import READY, Supervisor, open_port
 
@@ -32,6 +33,8 @@ def serve(config: Path | None, role: Role | None) -> None:
     _on_signals(end)
     logs.configure(settings.logging, "serve")
     prepare(settings)
+    # A wrong folder is told here and now; later it is a role's trouble, and receiving goes on.
+    model_identity(settings.synthesis.model_folder)
     arguments = [] if config is None else ["--config", str(config.absolute())]
     with open_port(settings.node.bind_address, settings.node.port) as port:
         acceptors = [Place(Role.RECEIVE, n, port) for n in range(settings.receive.processes)]

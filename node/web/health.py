@@ -18,7 +18,7 @@ from node.archive import Archive
 from node.clock import Clock, from_text, to_text
 from node.ledger import Ledger
 from node.ledger.figures import DestinationFigures
-from node.lock import beats
+from node.lock import beats, whys
 from node.logs import describe
 from node.states import DeliveryState, SynthesisState
 from node.web.tally import Chain
@@ -103,9 +103,12 @@ class Health:
         # With PostgreSQL the other roles may run on other hosts.
         expected = () if self._settings.node.database_url else ("receive-0", "work")
         down += [role for role in expected if role not in silent_s]
+        ended = whys(self._settings.node.data_folder)
+        wrong = [f"no good turn within {limit_s:g} s: {', '.join(sorted(down))}"] if down else []
+        wrong += [f"{role} ended: {why}" for role, why in ended.items()]
         return Check(
-            {"seconds_since_last_turn": silent_s},
-            f"no good turn within {limit_s:g} s: {', '.join(sorted(down))}" if down else "",
+            {"seconds_since_last_turn": silent_s, "ended": ended},
+            "; ".join(wrong),
             "see why in the node's log; `pseudomri serve` runs all roles and restarts a dead one",
         )
 

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 
+from config.settings import load
+from node import computing
 from node.computing import LEGEND, judged, real_stages, side_notes
+from node.errors import Retry, Stop
 from node.picture import _unsupported
 from node.stages import Order
 from node.workfiles import Made, Prepared, WorkFiles
@@ -262,3 +265,21 @@ def test_a_picture_that_is_not_this_patients_is_declined(model: Model, prepared:
     with pytest.raises(Declined) as declined:
         judged(dataclasses.replace(result, images=flat), prepared, known)
     assert declined.value.code == "fidelity.edge_dice"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, AssertionError])
+def test_a_device_that_does_not_work_now_may_work_later(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_model(*_: object) -> None:
+        raise error("Found no NVIDIA driver on your system.\nPlease check")
+
+    monkeypatch.setattr(computing, "load_model", load_model)
+    with pytest.raises(Retry, match=r"on device auto: Found no NVIDIA driver on your system\.; "):
+        computing.load(load().synthesis)
+
+
+def test_a_folder_without_a_model_never_will(tmp_path: Path) -> None:
+    settings = load().synthesis.model_copy(update={"model_folder": tmp_path})
+    with pytest.raises(Stop, match=r"expected to run .* check synthesis\.model_folder"):
+        computing.load(settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from node.archive import Archive
 from node.clock import utc_now
 from node.errors import Stop
 from node.ledger import Ledger, open_ledger, sqlite_url
-from node.lock import beats, hold
+from node.lock import beats, forget_why, hold, tell_why, whys
 from node.loopback import LOOPBACK, local_node
 from node.records import AssociationRecord
 from node.supervisor import READY
@@ -88,12 +89,17 @@ def test_receiving_loads_no_library_of_the_pipeline_but_numpy() -> None:
     assert loaded.isdisjoint({"SimpleITK", "scipy", "highdicom", "matplotlib", "pandas"})
 
 
-def test_receiving_starts_with_a_broken_accelerator_stack(tmp_path: Path) -> None:
+def broken_accelerator(folder: Path) -> Path:
+    """What to put before the real packages."""
     for name in ("torch", "diffusers"):
-        package = tmp_path / "broken" / name
+        package = folder / "broken" / name
         package.mkdir(parents=True)
         (package / "__init__.py").write_text("raise ImportError('driver mismatch')\n")
-    path = {"PYTHONPATH": str(tmp_path / "broken")}
+    return folder / "broken"
+
+
+def test_receiving_starts_with_a_broken_accelerator_stack(tmp_path: Path) -> None:
+    path = {"PYTHONPATH": str(broken_accelerator(tmp_path))}
     with role_process(Role.RECEIVE, tmp_path / "data", **path) as process:
         assert "port=" in ready_line(process)
         process.send_signal(signal.SIGTERM)
@@ -251,3 +257,42 @@ def test_a_wrong_model_folder_stops_the_node_with_a_reason(tmp_path: Path) -> No
     settings = {"synthesis": {"model_folder": str(tmp_path / "none")}}
     with pytest.raises(Stop, match="expected a model"), local_node(tmp_path, [], settings):
         pass
+
+
+def test_receiving_goes_on_whatever_the_other_roles_do_and_the_reasons_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(broken_accelerator(tmp_path)))
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        web = {"web": {"port": taken.getsockname()[1]}}
+        with local_node(tmp_path, [], web) as node:
+            # Ready without the two, which have died once: one may run later, one says it cannot.
+            assert set(node.service.facts) == {"port", "ae"}
+            with associated(node.service.port) as sender:
+                assert store(sender, ct(1))[0] == 0x0000
+            ended = whys(node.settings.node.data_folder)
+            assert ended["work"].startswith("ImportError in node/computing.py")
+            assert ended["web"].startswith("Stop: web.port: expected a free port")
+            asked = [sys.executable, "-m", "node", "status", "--config", tmp_path / "site.toml"]
+            said = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT, check=True)
+            for role, why in ended.items():
+                assert f"{role} ended and is tried again: {why}" in said.stdout
+
+
+def test_a_role_that_runs_apart_and_cannot_ends_its_supervisor(tmp_path: Path) -> None:
+    with hold(tmp_path, "web"), role_process(Role.WEB, tmp_path) as process:
+        assert process.wait(START_S) == 2
+
+
+def test_a_start_is_no_beat_and_why_a_role_ended_stands_until_it_runs(tmp_path: Path) -> None:
+    with contextlib.suppress(OSError), hold(tmp_path, "work"):
+        raise OSError
+    tell_why(tmp_path, "work", "Retry: no driver")
+    os.utime(tmp_path / "locks" / "work.lock", (1000, 1000))
+    with hold(tmp_path, "work") as beat:
+        assert beats(tmp_path) == {"work": 1000}
+        assert whys(tmp_path) == {"work": "Retry: no driver"}
+        beat()
+        assert beats(tmp_path)["work"] > 1000
+        forget_why(tmp_path, "work")
+    assert (beats(tmp_path), whys(tmp_path)) == ({}, {})

@@ -20,7 +20,7 @@ from node.clock import utc_now
 from node.errors import Stop
 from node.ledger import Ledger, entries
 from node.ledger.entries import Packaged
-from node.lock import beats, hold
+from node.lock import beats, forget_why, hold, tell_why
 from node.parts import open_parts
 from node.states import SeriesState
 from node.web.server import Pages
@@ -152,6 +152,17 @@ def test_a_role_that_does_not_turn_is_told(tmp_path: Path) -> None:
             assert "pseudomri serve" in roles["what_to_do"]
         assert set(beats(tmp_path)) == {"receive-0"}
         assert "receive-0, work" in health(pages)[1]["checks"]["roles"]["wrong"]
+
+
+def test_why_a_role_ended_is_told_until_it_runs_again(tmp_path: Path) -> None:
+    with roles_running(tmp_path), served(tmp_path) as (pages, _):
+        tell_why(tmp_path, "work", "Retry: no driver")
+        status, page = health(pages)
+        assert status == 503
+        assert page["checks"]["roles"]["ended"] == {"work": "Retry: no driver"}
+        assert page["checks"]["roles"]["wrong"] == "work ended: Retry: no driver"
+        forget_why(tmp_path, "work")
+        assert health(pages)[0] == 200
 
 
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
