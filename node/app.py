@@ -373,6 +373,7 @@ def _web(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
         pages.start()
         if settings.atna.host:
             sender.start()
+        turns.beside(pages.verify, WEB_TURN_S, "chain")
         on_ready(f"web_port={pages.port}")
         turns.repeat(pages.turn, WEB_TURN_S)
     finally:

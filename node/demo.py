@@ -19,10 +19,11 @@ from pydicom import dcmread
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage
 
 from node.deliver import OutgoingInstance, read_header, send
-from node.errors import Refuse
+from node.errors import Refuse, Stop
 from node.journey import Journey, look
 from node.ledger import Ledger
 from node.ledger.entries import Destination
+from node.lock import whys
 from node.loopback import LOOPBACK, LocalNode, Service, local_destination, local_node
 from node.picture import draw
 from node.status import is_accepted
@@ -180,7 +181,14 @@ def _wait(coming: Future[CT], on_sight: Callable[[Sight], None]) -> CT:
 
 
 def send_ct(ct: CT, node: LocalNode, on_sight: Callable[[Sight], None]) -> dict[str, list[Path]]:
-    """Store the CT with the node; the files by Series Instance UID."""
+    """Store the CT with the node; the files by Series Instance UID.
+
+    Raises:
+        Refuse: When the node refuses an instance.
+        Stop: When a role of the node has ended: nothing would come of it.
+    """
+    if ended := whys(node.settings.node.data_folder):
+        raise Stop("; ".join(f"the {role} role ended: {why}" for role, why in ended.items()))
     instances: list[OutgoingInstance] = []
     series: dict[str, list[Path]] = {}
     for path in ct.files:

@@ -179,7 +179,8 @@ class Health:
         )
 
     def _audit(self) -> Check:
-        self._chain.read_on()
+        if self._chain.was_read:
+            self._chain.read_on()
         broken, verified_at = self._chain.broken, self._chain.verified_at
         return Check(
             {

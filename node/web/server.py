@@ -103,7 +103,16 @@ class Pages:
         Raises:
             Retry: When the ledger does not answer.
         """
-        self._chain.read_on()
+        if self._chain.was_read:
+            self._chain.read_on()
+
+    def verify(self) -> None:
+        """Read the whole audit chain when that is due; takes a minute for a million events.
+
+        Raises:
+            Retry: When the ledger does not answer.
+        """
+        self._chain.verify_if_due()
 
     def stop(self) -> None:
         """Answer what was asked, then end."""

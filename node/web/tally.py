@@ -16,10 +16,14 @@ from typing import Final
 
 from node.audit import Broken, Event, Kind, Walk
 from node.clock import Clock, from_text
+from node.errors import Retry
 from node.ledger.reports import Reports
 
 STAGE_BUCKETS_S: Final = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 14400.0)
 """From a synthesis on an accelerator (seconds) to a night in which the PACS was down."""
+
+FIRST_READ_S: Final = 5.0
+"""How long whoever wants totals waits for the first of them: a scrape may take 10 s."""
 
 # Which event ends which stage, and which stage it begins.
 _STAGES: Final = {
@@ -101,6 +105,8 @@ class Tally:
 class Chain:
     """Follows the audit chain as it grows, adds it up, and checks every link.
 
+    The whole of it is read beside those who ask: a million events take a minute.
+
     Args:
         reports: Where the chain is read.
         clock: Tells UTC moments.
@@ -112,7 +118,9 @@ class Chain:
         self._reports: Final = reports
         self._clock: Final = clock
         self._verify_every_s: Final = verify_every_s
+        # Held for what is new, never for the whole.
         self._lock: Final = threading.Lock()
+        self._read: Final = threading.Event()
         self._walk = Walk()
         self._tally = Tally()
         self.broken: Broken | None = None
@@ -128,36 +136,50 @@ class Chain:
         """The hash of the last of them."""
         return self._walk.head
 
+    @property
+    def was_read(self) -> bool:
+        """Whether the whole of it was read once, so that there are totals."""
+        return self._read.is_set()
+
     def read_on(self) -> Tally:
         """Take in what is new; the totals of all there is.
 
         Raises:
+            Retry: When the ledger does not answer, or the whole is still read for the first time.
+        """
+        if not self._read.wait(FIRST_READ_S):
+            raise Retry("the audit chain is read for the first time; totals follow")
+        with self._lock:
+            new = self._reports.events(after=self._walk.sequence)
+            self.broken = _take(new, self._walk, self._tally) or self.broken
+            return self._tally
+
+    def verify_if_due(self) -> None:
+        """Read the whole of it when that is due, while others read on.
+
+        Raises:
             Retry: When the ledger does not answer.
         """
+        if not self._is_due():
+            return
+        began, walk, tally = self._clock(), Walk(), Tally()
+        broken = _take(self._reports.events(), walk, tally)
+        # Whatever came meanwhile is read on by the next who asks.
         with self._lock:
-            if self._is_due():
-                self._read_again()
-            for event in self._whole(self._reports.events(after=self._walk.sequence), self._walk):
-                self._tally.add(event)
-            return self._tally
+            self._walk, self._tally, self.broken, self.verified_at = walk, tally, broken, began
+        self._read.set()
 
     def _is_due(self) -> bool:
         if self.verified_at is None:
             return True
         return (self._clock() - self.verified_at).total_seconds() >= self._verify_every_s
 
-    def _read_again(self) -> None:
-        began, walk, tally = self._clock(), Walk(), Tally()
-        self.broken = None
-        for event in self._whole(self._reports.events(), walk):
-            tally.add(event)
-        self._walk, self._tally, self.verified_at = walk, tally, began
 
-    def _whole(self, events: Iterator[Event], walk: Walk) -> Iterator[Event]:
-        """The events up to the first break, which is kept."""
-        for event in events:
-            broken = walk.take(event)
-            if broken is not None:
-                self.broken = broken
-                return
-            yield event
+def _take(events: Iterator[Event], walk: Walk, tally: Tally) -> Broken | None:
+    """Add up the events up to the first break, and tell that."""
+    for event in events:
+        broken = walk.take(event)
+        if broken is not None:
+            return broken
+        tally.add(event)
+    return None

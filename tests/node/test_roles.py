@@ -19,6 +19,7 @@ import pytest
 from node.app import Role
 from node.archive import Archive
 from node.clock import utc_now
+from node.demo import CT, send_ct
 from node.errors import Stop
 from node.ledger import Ledger, open_ledger, sqlite_url
 from node.lock import beats, forget_why, hold, tell_why, whys
@@ -275,6 +276,8 @@ def test_receiving_goes_on_whatever_the_other_roles_do_and_the_reasons_are_told(
             assert ended["web"].startswith("Stop: web.port: expected a free port")
             asked = [sys.executable, "-m", "node", "status", "--config", tmp_path / "site.toml"]
             said = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT, check=True)
+            with pytest.raises(Stop, match="the work role ended: ImportError"):
+                send_ct(CT((), (), ""), node, print)
             for role, why in ended.items():
                 assert f"{role} ended and is tried again: {why}" in said.stdout
 

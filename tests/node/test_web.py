@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
 from config.settings import Destination, Settings
+from node.audit import Event
 from node.clock import utc_now
 from node.errors import Stop
 from node.ledger import Ledger, entries
@@ -23,6 +26,7 @@ from node.ledger.entries import Packaged
 from node.lock import beats, forget_why, hold, tell_why
 from node.parts import open_parts
 from node.states import SeriesState
+from node.web import tally
 from node.web.server import Pages
 from node.web.tally import Chain
 from tests.node import journeys
@@ -46,6 +50,7 @@ def served(folder: Path, **changes: Any) -> Iterator[tuple[Pages, Ledger]]:
     ledger, archive = open_parts(settings, "web")
     pages = Pages(settings, ledger, archive)
     pages.start()
+    pages.verify()
     try:
         yield pages, ledger
     finally:
@@ -209,10 +214,52 @@ def test_a_changed_event_is_told(tmp_path: Path) -> None:
         with ledger.database.transaction() as session:
             session.execute(text("UPDATE audit_event SET actor = 'nobody' WHERE sequence = 3"))
         time.sleep(0.2)
+        pages.verify()
         status, page = health(pages)
         assert status == 503
         assert page["checks"]["audit"]["wrong"].startswith("event 3: its content")
         assert samples(pages)["pseudomri_audit_chain_intact",] == 0
+
+
+def test_pages_answer_while_the_whole_chain_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with roles_running(tmp_path), served(tmp_path, verify_chain_s=0.01) as (pages, ledger):
+        live_through_a_day(ledger)
+        pages.turn()
+        begun, may_end, events = threading.Event(), threading.Event(), ledger.reports.events
+
+        def slowly(after: int = 0) -> Iterator[Event]:
+            if after == 0:
+                begun.set()
+                assert may_end.wait(60)
+            return events(after)
+
+        monkeypatch.setattr(ledger.reports, "events", slowly)
+        time.sleep(0.02)
+        with ThreadPoolExecutor(1) as beside:
+            verifying = beside.submit(pages.verify)
+            assert begun.wait(60)
+            on_record(ledger)
+            # What is new is read on, the role takes its turns.
+            pages.turn()
+            assert health(pages)[0] == 200
+            assert samples(pages)["pseudomri_received_instances_total", "0x0000"] == 4
+            may_end.set()
+            verifying.result()
+        assert samples(pages)["pseudomri_received_instances_total", "0x0000"] == 4
+
+
+def test_a_chain_that_was_not_read_yet_is_not_wrong_and_gives_no_totals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tally, "FIRST_READ_S", 0.01)
+    with roles_running(tmp_path), served(tmp_path) as (pages, _):
+        pages._chain._read.clear()
+        pages.turn()
+        assert health(pages)[0] == 200
+        status, body = ask(pages, "/metrics")
+        assert (status, "for the first time" in body) == (503, True)
 
 
 def test_a_ledger_that_is_away_is_told_and_nothing_crashes(tmp_path: Path) -> None:
@@ -288,7 +335,9 @@ def test_durations_are_those_of_the_clock(tmp_path: Path) -> None:
     output = an_output(new.job_id)
     ledger.syntheses.package(new.job_id, 1, Packaged([output], {}, "cpu", {}, {}, ()), "work")
     ledger.deliveries.begin(new.job_id, 1, [], "work")
-    stages = Chain(ledger.reports, clock, 3600).read_on().stages
+    chain = Chain(ledger.reports, clock, 3600)
+    chain.verify_if_due()
+    stages = chain.read_on().stages
     ledger.close()
     assert {name: (sum(one.counts), one.sum_s) for name, one in stages.items()} == {
         "waiting": (1, 4.0),
