@@ -54,6 +54,7 @@ class NodeSettings(_Section):
     data_folder: Path
     database_url: str
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{0,32}$")]
+    hung_s: Annotated[float, Field(ge=0)]
     time_zone: str
 
     @field_validator("time_zone")

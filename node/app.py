@@ -63,6 +63,9 @@ WEB_TURN_S: Final = 2.0
 OnReady = Callable[[str], None]
 """Told one line when the role does its work."""
 
+OnTurn = Callable[[], None]
+"""Told between two turns, about once a second, however they went."""
+
 log = structlog.get_logger()
 
 
@@ -111,7 +114,9 @@ class Place:
         return f"{self.role}-{self.number}" if self.role is Role.RECEIVE else str(self.role)
 
 
-def run_role(place: Place, settings: Settings, stop: threading.Event, on_ready: OnReady) -> None:
+def run_role(
+    place: Place, settings: Settings, stop: threading.Event, on_ready: OnReady, on_turn: OnTurn
+) -> None:
     """Run a role in this process until `stop` is set.
 
     Raises:
@@ -128,7 +133,7 @@ def run_role(place: Place, settings: Settings, stop: threading.Event, on_ready: 
         on_ready(line)
 
     with hold(folder, name) as beat, _why_told(folder, name), _on_record(name, settings):
-        turns = Turns(stop, beat)
+        turns = Turns(stop, beat, on_turn)
         if place.role is Role.RECEIVE:
             _receive(settings, place, turns, say_ready)
         elif place.role is Role.WORK:
@@ -167,11 +172,15 @@ class Turns:
     Args:
         stop: Set to end the loop.
         beat: Called when a turn went well and at least every `BEAT_S` of the rest after it.
+        on_turn: Called as often, and when it did not go well too: this loop does not stand still.
     """
 
-    def __init__(self, stop: threading.Event, beat: Callable[[], None]) -> None:
+    def __init__(
+        self, stop: threading.Event, beat: Callable[[], None], on_turn: OnTurn = lambda: None
+    ) -> None:
         self._stop: Final = stop
         self._beat: Final = beat
+        self._on_turn: Final = on_turn
 
     def stop(self) -> None:
         """End the loop, from another thread."""
@@ -198,6 +207,7 @@ class Turns:
     def _rest(self, rest_s: float, is_well: bool) -> None:
         end = time.monotonic() + rest_s
         while True:
+            self._on_turn()
             if is_well:
                 self._beat()
             left_s = end - time.monotonic()

@@ -1,6 +1,7 @@
 """Runs the roles as processes of their own, starts a dead one again, ends them all in time.
 
-A process tells that it is ready with one line on its standard output, and ends when its standard
+A process tells that it is ready with one line on its standard output, then once a second that it
+does not stand still; one that has been silent for too long is killed. It ends when its standard
 input does: so it cannot outlive a supervisor that was killed. The acceptors share a listening
 socket that is held here: senders who come while one of them is dead are taken by another.
 
@@ -23,8 +24,10 @@ import structlog
 
 from node.app import Place, Role
 from node.errors import Stop
+from node.heartbeat import Watch
 
 READY: Final = "ready"
+ALIVE: Final = "alive"
 # Doubling from one second: a port that is still in use comes free within seconds; a broken
 # accelerator stack does not, and is tried once a minute.
 FIRST_RESTART_S: Final = 1.0
@@ -34,6 +37,8 @@ STABLE_S: Final = 60.0
 # Longer than any role's own grace; then it is killed and resumed at the next start.
 STOP_DEADLINE_S: Final = 25.0
 _POLL_S: Final = 0.1
+# Importing torch and reading a large model on a cold disk take minutes; beyond that a start hangs.
+START_S: Final = 600.0
 # Exit code of a role that says it cannot run at all.
 CANNOT_RUN: Final = 2
 
@@ -77,6 +82,10 @@ class _Child:
     # What it said when it was first ready.
     line: str | None = None
     has_died: bool = False
+    # Of this process, not of those before it.
+    is_ready: bool = False
+    is_killed: bool = False
+    heard: int = 0
     reader: threading.Thread | None = field(default=None, repr=False)
 
 
@@ -88,6 +97,7 @@ class Supervisor:
         arguments: Of the command line, passed on to each.
         on_ready: Told once, with the lines of those that are ready, when all have become so or, the
             acceptors apart, have died once.
+        hung_s: A role that has not spoken for so long stands still; 0 for never.
     """
 
     def __init__(
@@ -95,6 +105,7 @@ class Supervisor:
         places: Sequence[Place],
         arguments: Sequence[str],
         on_ready: Callable[[list[str]], None],
+        hung_s: float,
     ) -> None:
         self._children: Final = [_Child(place) for place in places]
         self._arguments: Final = list(arguments)
@@ -103,6 +114,8 @@ class Supervisor:
         # A role that runs apart from the acceptors has nobody to keep going.
         self._needed: Final = acceptors or self._children
         self._was_told = False
+        # It forgives all when we stood still ourselves: a paused container, a sleeping machine.
+        self._watch: Final = Watch(hung_s) if hung_s else None
         self._lock: Final = threading.Lock()
 
     def run(self, stop: threading.Event) -> None:
@@ -116,6 +129,7 @@ class Supervisor:
             while not stop.is_set():
                 for child in self._children:
                     self._tend(child)
+                self._kill_hung()
                 stop.wait(_POLL_S)
         finally:
             self._end()
@@ -140,6 +154,30 @@ class Supervisor:
         child.has_died = True
         self._tell_when_settled()
 
+    def _kill_hung(self) -> None:
+        """End who stands still, the one way that works; it is started again like any other."""
+        if self._watch is None:
+            return
+        now = time.monotonic()
+        running = {
+            child.process.pid: child
+            for child in self._children
+            if child.process is not None and not child.is_killed
+        }
+        heard = {pid: child.heard for pid, child in running.items() if child.is_ready}
+        hung = set(self._watch.silent(now, heard))
+        hung |= {
+            pid
+            for pid, child in running.items()
+            if not child.is_ready and now - child.started_at > START_S
+        }
+        for pid in hung:
+            child = running[pid]
+            assert child.process is not None
+            log.error("role stands still and is killed", **_named(child.place), pid=pid)
+            child.is_killed = True
+            child.process.kill()
+
     def _start(self, child: _Child) -> None:
         place, port = child.place, child.place.port
         command = [sys.executable, "-m", "node", "serve", "--supervised"]
@@ -156,19 +194,23 @@ class Supervisor:
             start_new_session=True,
         )
         child.started_at = time.monotonic()
+        child.is_ready = child.is_killed = False
         child.reader = threading.Thread(target=self._read, args=(child, child.process), daemon=True)
         child.reader.start()
 
     def _read(self, child: _Child, process: subprocess.Popen[str]) -> None:
-        """Take the ready line of a role; whatever else it prints is passed on."""
+        """Hear how a role is; whatever else it prints is passed on."""
         assert process.stdout is not None
         for line in process.stdout:
             word, _, rest = line.strip().partition(" ")
+            if word == ALIVE:
+                child.heard += 1
+                continue
             if word != READY:
                 print(line, end="", flush=True)
                 continue
             log.info("role ready", **_named(child.place), pid=process.pid, detail=rest)
-            child.line = rest
+            child.line, child.is_ready = rest, True
             self._tell_when_settled()
 
     def _tell_when_settled(self) -> None:

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -18,7 +19,7 @@ from node.commands.common import Exit, exit_code, settings_of
 from node.errors import NodeError
 from node.model_folder import model_identity
 from node.notify import notify
-from node.supervisor import READY, Supervisor, open_port
+from node.supervisor import ALIVE, READY, Supervisor, open_port
 
 
 def serve(config: Path | None, role: Role | None) -> None:
@@ -40,7 +41,7 @@ def serve(config: Path | None, role: Role | None) -> None:
         acceptors = [Place(Role.RECEIVE, n, port) for n in range(settings.receive.processes)]
         places = [*acceptors, Place(Role.WORK), Place(Role.WEB)]
         wanted = [place for place in places if role in (None, place.role)]
-        Supervisor(wanted, arguments, _say_all_ready).run(stop)
+        Supervisor(wanted, arguments, _say_all_ready, settings.node.hung_s).run(stop)
 
 
 def serve_place(config: Path | None, role: Role, number: int, listener: int | None) -> NoReturn:
@@ -62,7 +63,7 @@ def serve_place(config: Path | None, role: Role, number: int, listener: int | No
     threading.Thread(target=_at_end_of_input, args=(end,), daemon=True).start()
     port = None if listener is None else socket.socket(fileno=listener)
     try:
-        run_role(Place(role, number, port), settings, stop, say_ready)
+        run_role(Place(role, number, port), settings, stop, say_ready, _say_alive)
     except NodeError as error:
         _end_process(exit_code(error))
     _end_process(Exit.DONE)
@@ -92,6 +93,12 @@ def _say_all_ready(lines: list[str]) -> None:
 
 def _say_ready(line: str) -> None:
     print(READY, line, flush=True)
+
+
+def _say_alive() -> None:
+    # Whoever listened may be gone; the end of our input tells that.
+    with suppress(OSError):
+        print(ALIVE, flush=True)
 
 
 def _end_process(code: Exit) -> NoReturn:

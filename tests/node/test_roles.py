@@ -8,19 +8,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
-from node.app import Role
+from node import app, supervisor
+from node.app import Place, Role, Turns
 from node.archive import Archive
 from node.clock import utc_now
 from node.demo import CT, send_ct
-from node.errors import Stop
+from node.errors import Retry, Stop
 from node.ledger import Ledger, open_ledger, sqlite_url
 from node.lock import beats, forget_why, hold, tell_why, whys
 from node.loopback import LOOPBACK, local_node
@@ -244,6 +247,46 @@ def test_the_supervisor_starts_a_dead_role_again_and_takes_all_along(tmp_path: P
         supervisor.kill()
         supervisor.wait()
         wait_until(lambda: not any(map(lives, roles.values())), START_S, f"the end of {roles}")
+
+
+def test_a_role_that_stands_still_is_killed_and_started_again(tmp_path: Path) -> None:
+    hung = {"PSEUDOMRI_NODE__HUNG_S": "4", "PSEUDOMRI_RECEIVE__ALLOW_ANY_PEER": "true"}
+    with role_process(Role.RECEIVE, tmp_path, **hung) as node:
+        port = int(dict(one.split("=") for one in ready_line(node).split()[1:])["port"])
+        (before,) = psutil.Process(node.pid).children()
+        before.suspend()
+        wait_until(lambda: not lives(before), START_S, "the end of who stood still")
+        with associated(port) as sender:
+            assert sender.is_established
+        (after,) = psutil.Process(node.pid).children()
+        assert after.pid != before.pid
+
+
+def test_a_start_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "START_S", 0.2)
+    monkeypatch.setenv("PSEUDOMRI_NODE__DATA_FOLDER", str(tmp_path))
+    stop, told = threading.Event(), []
+    parent = supervisor.Supervisor([Place(Role.WEB)], [], told.append, 60)
+    (child,) = parent._children
+    with ThreadPoolExecutor(1) as beside:
+        running = beside.submit(parent.run, stop)
+        wait_until(lambda: child.has_died, START_S)
+        stop.set()
+        running.result()
+    assert (told, beats(tmp_path)) == ([], {})
+
+
+def test_a_turn_that_fails_does_not_stand_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "TROUBLE_PAUSE_S", 0.01)
+    stop, beaten, turned = threading.Event(), [], []
+
+    def turn() -> None:
+        if len(turned) > 3:
+            stop.set()
+        raise Retry("the database is away")
+
+    Turns(stop, lambda: beaten.append(1), lambda: turned.append(1)).repeat(turn, 0.01)
+    assert (bool(turned), beaten) == (True, [])
 
 
 def test_sigterm_ends_the_node_in_time(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from node.notify import notify
+from node.supervisor import START_S as START_DEADLINE_S
 from node.supervisor import STOP_DEADLINE_S
 from tests.peers import LOOPBACK, _found
 
@@ -61,6 +62,9 @@ def test_it_waits_longer_than_the_node_takes(name: str) -> None:
     text = (ROOT / "config" / "systemd" / name).read_text()
     (stop_s,) = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
     assert int(stop_s) > STOP_DEADLINE_S + 5
+    (start_s,) = re.findall(r"^TimeoutStartSec=(\d+)$", text, re.MULTILINE)
+    # A worker whose start hangs must not take the acceptors along.
+    assert int(start_s) > START_DEADLINE_S + 60
 
 
 def test_without_systemd_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
