@@ -276,6 +276,7 @@ class WebSettings(_Section):
     token_file: Path | None = None
     role_silent_s: PositiveSeconds
     queue_limit_s: PositiveSeconds
+    running_limit_s: PositiveSeconds
     delivery_limit_s: PositiveSeconds
     verify_chain_s: PositiveSeconds
 

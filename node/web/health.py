@@ -139,19 +139,24 @@ class Health:
 
     def _queue(self) -> Check:
         queue, now = self._ledger.figures.queue(), self._clock()
-        waits_s = _age_s(queue.oldest_at, now)
-        limit_s = self._settings.web.queue_limit_s
+        waits_s, runs_s = _age_s(queue.oldest_at, now), _age_s(queue.longest_running_at, now)
+        web = self._settings.web
+        ages = (("waited", waits_s, web.queue_limit_s), ("run", runs_s, web.running_limit_s))
+        wrong = [
+            f"a synthesis has {what} for {age_s} s, expected at most {limit_s:g} s"
+            for what, age_s, limit_s in ages
+            if age_s > limit_s
+        ]
         return Check(
             {
                 "depth": queue.depth,
                 "oldest_age_s": waits_s,
                 "running": queue.running,
-                "longest_running_s": _age_s(queue.longest_running_at, now),
+                "longest_running_s": runs_s,
             },
-            f"a synthesis has waited for {waits_s} s, expected at most {limit_s:g} s"
-            if waits_s > limit_s
-            else "",
-            "is the work role well? `pseudomri jobs` shows what it is at",
+            "; ".join(wrong),
+            "is the work role well? `pseudomri jobs` shows what it is at. One that hangs: kill the"
+            " worker's process, it goes on from its last finished step",
         )
 
     def _destinations(self) -> Check:

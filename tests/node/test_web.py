@@ -187,7 +187,10 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
 def test_what_waits_too_long_is_told(tmp_path: Path) -> None:
     with (
         roles_running(tmp_path),
-        served(tmp_path, queue_limit_s=0.1, delivery_limit_s=0.1) as (pages, ledger),
+        served(tmp_path, queue_limit_s=0.1, running_limit_s=0.1, delivery_limit_s=0.1) as (
+            pages,
+            ledger,
+        ),
     ):
         on_record(ledger)
         new = journeys.new_synthesis_of(ledger, SERIES_UID)
@@ -197,6 +200,10 @@ def test_what_waits_too_long_is_told(tmp_path: Path) -> None:
         assert status == 503
         assert "a synthesis has waited" in page["checks"]["queue"]["wrong"]
         ledger.syntheses.start(new.job_id, 1, "work")
+        time.sleep(0.3)
+        status, page = health(pages)
+        assert status == 503
+        assert page["checks"]["queue"]["wrong"].startswith("a synthesis has run for 0.")
         output = an_output(new.job_id)
         ledger.syntheses.package(new.job_id, 1, Packaged([output], {}, "cpu", {}, {}, ()), "work")
         ledger.deliveries.begin(new.job_id, 1, [to_pacs()], "work")
