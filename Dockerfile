@@ -22,8 +22,9 @@ RUN python -m pip install -c constraints.txt torch \
 USER 10001:10001
 VOLUME /var/lib/pseudomri
 EXPOSE 11112
-# C-ECHO through the whole stack: the port answers, the AE title is ours.
-HEALTHCHECK --interval=30s --timeout=10s --start-period=30s \
-    CMD ["pseudomri", "echo", "127.0.0.1:11112"]
+# Acceptors, worker and web role by /health; a C-ECHO of nobody's would be refused where senders are
+# named. The first start imports torch. With a file for --config, name it here too.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=120s \
+    CMD ["python", "-m", "node.web.probe"]
 ENTRYPOINT ["pseudomri"]
 CMD ["serve"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -32,6 +34,7 @@ from node.web.tally import Chain
 from tests.node import journeys
 from tests.node.samples import SERIES_UID, Clock, new_ledger, record, settings_for
 
+ROOT = Path(__file__).resolve().parents[2]
 PACS = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=11112)
 
 
@@ -168,6 +171,25 @@ def test_why_a_role_ended_is_told_until_it_runs_again(tmp_path: Path) -> None:
         assert page["checks"]["roles"]["wrong"] == "work ended: Retry: no driver"
         forget_why(tmp_path, "work")
         assert health(pages)[0] == 200
+
+
+def test_a_container_asks_for_the_roles_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def probe() -> tuple[int, str]:
+        command = [sys.executable, "-m", "node.web.probe"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+        return done.returncode, done.stdout.strip()
+
+    with served(tmp_path, queue_limit_s=0.001) as (pages, ledger):
+        monkeypatch.setenv("PSEUDOMRI_WEB__PORT", str(pages.port))
+        on_record(ledger)
+        ledger.syntheses.create(journeys.new_synthesis_of(ledger, SERIES_UID), "selection")
+        with roles_running(tmp_path):
+            assert health(pages)[0] == 503
+            assert probe() == (0, "ok")
+        assert probe() == (1, "no good turn within 60 s: receive-0, work")
+    assert probe()[1].startswith("the web role does not answer")
 
 
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
