@@ -42,7 +42,8 @@ PositiveSeconds = Annotated[float, Field(gt=0)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Errors quote no input: it may hold the password of a URL.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class NodeSettings(_Section):
@@ -339,6 +340,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
+        hide_input_in_errors=True,
         env_prefix="PSEUDOMRI_",
         env_nested_delimiter="__",
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pydantic
 import typer
+from pydantic_core import ErrorDetails
 from rich.console import Console
 from rich.table import Table
 
@@ -46,13 +47,25 @@ def settings_of(config: Path | None) -> Settings:
     except FileNotFoundError as error:
         raise Refuse(f"--config: expected a TOML file, found none at {config}") from error
     except pydantic.ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}, found {one['input']!r}"
-            for one in error.errors(include_url=False)
-        )
+        wrong = "; ".join(map(_wrong, error.errors(include_url=False)))
         raise Refuse(f"settings: {wrong}. See config/default.toml for what there is") from error
     except ValueError as error:
         raise Refuse(f"--config: {config} is no TOML: {error}") from error
+
+
+def _wrong(error: ErrorDetails) -> str:
+    """One wrong key; what was found there only where it cannot be a secret."""
+    text = f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}"
+    found = error["input"]
+    # Of a key that is missing or does not fit others, it is the whole section; of a key that there
+    # is not, it may be anything.
+    if error["type"] in ("missing", "value_error", "extra_forbidden"):
+        return text
+    if isinstance(found, str):
+        # What stands before a host may be a password.
+        _, at, host = found.rpartition("@")
+        found = f"***@{host}" if at else found
+    return f"{text}, found {found!r}" if isinstance(found, str | int | float) else text
 
 
 def open_node(config: Path | None) -> tuple[Settings, Ledger, Archive]:

@@ -73,8 +73,12 @@ def connect(url: str) -> Engine:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise Stop(f"database_url: expected a database URL: {error}") from error
+    except (ArgumentError, ValueError) as error:
+        # Without the error's own words: they may quote a part of the password.
+        raise Stop(
+            "database_url: expected postgresql://USER@HOST:PORT/NAME, found something else;"
+            " signs such as / : @ in a name or password are written %2F %3A %40"
+        ) from error
     backend = parsed.get_backend_name()
     if backend == "sqlite":
         engine = create_engine(parsed, connect_args={"timeout": BUSY_S}, pool_timeout=BUSY_S)

@@ -9,10 +9,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine
+from sqlalchemy import URL, Engine
+from sqlalchemy.exc import DBAPIError
 
 from node import migrations
-from node.errors import Stop
+from node.errors import Retry, Stop
 from node.ledger.database import connect
 
 
@@ -41,7 +42,8 @@ def migrate(url: str) -> None:
     is there already.
 
     Raises:
-        Stop: When the database was made by a newer program, or cannot be reached.
+        Stop: When the database was made by a newer program.
+        Retry: When it does not answer.
     """
     engine = connect(url)
     try:
@@ -62,6 +64,7 @@ def check(engine: Engine) -> None:
 
     Raises:
         Stop: Naming both versions and what to do.
+        Retry: When the database does not answer.
     """
     found = _found_version(engine)
     if found != expected_version():
@@ -73,8 +76,29 @@ def _scripts() -> ScriptDirectory:
 
 
 def _found_version(engine: Engine) -> str | None:
-    with engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+    try:
+        with engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    except DBAPIError as error:
+        raise Retry(
+            f"expected the ledger's database at {_place(engine.url)} to answer:"
+            f" {_said(error, engine.url)}. Is it running, and does node.database_url name it?"
+        ) from error
+
+
+def _place(url: URL) -> str:
+    """Which database that is, without its password."""
+    shown = {key: value for key, value in url.query.items() if key in ("host", "port")}
+    return url.set(query=shown).render_as_string(hide_password=True)
+
+
+def _said(error: DBAPIError, url: URL) -> str:
+    """What the driver said first."""
+    said = str(error.orig).strip().partition("\n")[0].rstrip(".")
+    for secret in (url.password, url.query.get("password")):
+        if secret:
+            said = said.replace(str(secret), "***")
+    return said
 
 
 def _mismatch(found: str | None) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 import torch
 from pydicom import dcmread
 
+from node.commands.common import settings_of
+from node.errors import Refuse
 from node.states import SynthesisState
 from tests.node.journeys import open_parts
 from tests.node.test_deliver import write_instance
@@ -178,3 +181,48 @@ def test_training_on_a_device_that_is_not_there_is_a_usage_error(tmp_path: Path)
         assert done.returncode == 2
         assert "expected a GPU" in done.stderr
     assert not (tmp_path / "t").exists()
+
+
+SECRET = "HUNTER2"
+URL = f"postgresql://u:{SECRET}@db/x"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[node]\ndatabase_url = "{URL}"\n[receive]\ntls = true\n',
+        f'[delivery]\nweb_destinations = [{{ name = "c", url = "https://u:{SECRET}@pacs/dw" }}]\n',
+        f'[delivery]\nweb_destinations = [{{ name = "c", url = "htps://u:{SECRET}/@pacs/dw" }}]\n',
+        f'[delivery]\nweb_destinations = [{{ url = "https://u:{SECRET}@pacs/dw" }}]\n',
+        f'[node]\ndatabase_uri = "{URL}"\npassword = "{SECRET}"\n',
+        f'node = "{URL}"\n',
+        f'[node]\nport = "{URL}"\n',
+    ],
+)
+def test_no_error_of_the_settings_quotes_a_secret(tmp_path: Path, text: str) -> None:
+    (tmp_path / "site.toml").write_text(text)
+    with pytest.raises(Refuse, match="settings: ") as error:
+        settings_of(tmp_path / "site.toml")
+    # With what led to it, as --traceback shows it.
+    assert SECRET not in "".join(traceback.format_exception(error.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        # Nobody listens there.
+        (f"postgresql://u:{SECRET}@{LOOPBACK}:1/x", f"postgresql://u:***@{LOOPBACK}:1/x to answer"),
+        (f"postgresql://u@{LOOPBACK}:1/x?password={SECRET}", "Connection refused"),
+        (f"postgresql:/u:{SECRET}@{LOOPBACK}:notaport/x", "expected postgresql://USER"),
+        (f"postgresql://u:{SECRET}@{LOOPBACK}:notaport/x", "expected postgresql://USER"),
+    ],
+)
+def test_a_database_that_is_away_is_named_without_its_password(
+    tmp_path: Path, url: str, expected: str
+) -> None:
+    site = tmp_path / "site.toml"
+    site.write_text(f'[node]\ndatabase_url = "{url}"\ndata_folder = "{tmp_path}"\n')
+    done = pseudomri("status", "--config", site)
+    assert done.returncode in (2, 4)
+    assert expected in done.stderr
+    assert SECRET not in done.stdout + done.stderr
