@@ -290,6 +290,7 @@ class RetentionSettings(_Section):
     quarantine_days: Annotated[float, Field(ge=0)]
     archive_maximum_bytes: Annotated[int, Field(ge=0)]
     leftover_hours: Annotated[float, Field(gt=0)]
+    workflows_days: Annotated[float, Field(ge=0)]
     poll_s: PositiveSeconds
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -328,6 +329,7 @@ def _look_after_series(settings: Settings, ledger: Ledger, archive: Archive, tur
 def _work(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
     # torch comes in here and nowhere else in the node.
     from node.computing import load, real_stages  # noqa: PLC0415
+    from node.pruning import Pruner  # noqa: PLC0415
     from node.reconcile import Reconciler  # noqa: PLC0415
     from node.retention import Keeper  # noqa: PLC0415
     from node.workflow import Worker  # noqa: PLC0415
@@ -354,6 +356,14 @@ def _work(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
             log.info("deleted by retention", files=files)
 
     turns.beside(worker.if_eldest(keep), settings.retention.poll_s, "retention")
+    pruner = Pruner(ledger, engine_url(settings), timedelta(days=settings.retention.workflows_days))
+
+    def prune() -> None:
+        if workflows := pruner.run_once(utc_now()):
+            log.info("forgotten by the engine", workflows=workflows)
+
+    if settings.retention.workflows_days:
+        turns.beside(worker.if_eldest(prune), settings.retention.poll_s, "pruning")
     waker, reconcile = worker.waker(), worker.if_eldest(reconciler.run_once)
 
     def turn() -> None:
@@ -365,6 +375,7 @@ def _work(settings: Settings, turns: Turns, on_ready: OnReady) -> None:
         # Whoever ended this life has the work; a process that waits for its own might still send.
         raise Fenced("this worker was declared dead while it stood still; start it again")
     reconciler.close()
+    pruner.close()
     # What computes longer than this is left to the next start. Its threads cannot be stopped:
     # whoever runs this role ends the process.
     worker.stop(WORK_GRACE_S)

@@ -158,6 +158,17 @@ def synthesis_id(job_id: str, run: int) -> str:
     return f"{job_id}-{run}"
 
 
+def job_of(workflow_id: str) -> str:
+    """Whose run a workflow is, by its id."""
+    return workflow_id.rpartition("-")[0]
+
+
+def delivery_of(workflow_id: str) -> int | None:
+    """Whose attempt a workflow is, by its id; None for a run."""
+    kind, _, rest = workflow_id.partition("-")
+    return int(rest.partition("-")[0]) if kind == "delivery" else None
+
+
 def delivery_id(delivery: int, number: int) -> str:
     """The engine's id of one attempt of a delivery."""
     return f"{delivery_prefix(delivery)}{number}"

@@ -7,7 +7,7 @@ in the transaction of the delivery they follow from.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from sqlalchemy import func, insert, select, update
@@ -24,7 +24,7 @@ from node.records import (
     DeliveryRecord,
     SynthesisRecord,
 )
-from node.states import DELIVERY_MOVES, DeliveryState, SynthesisState
+from node.states import DELIVERY_MOVES, SETTLED, DeliveryState, SynthesisState
 from node.status import is_accepted
 
 _DONE: Final = (str(DeliveryState.DELIVERED), str(DeliveryState.COMMITTED))
@@ -73,6 +73,13 @@ class Deliveries:
         """
         with self._database.reading() as session:
             return self.entry(session, _row(session, delivery_id))
+
+    def settled(self, delivery_ids: Iterable[int]) -> frozenset[int]:
+        """Which of these belong to jobs that nothing will ever take up again."""
+        with self._database.reading() as session:
+            query = select(DeliveryRecord.id).where(DeliveryRecord.id.in_(set(delivery_ids)))
+            query = query.join(SynthesisRecord, SynthesisRecord.job_id == DeliveryRecord.job_id)
+            return frozenset(session.scalars(query.where(SynthesisRecord.state.in_(SETTLED))))
 
     def open_of(self, job_id: str) -> tuple[int, ...]:
         """The deliveries of a job that have not ended."""

@@ -6,7 +6,7 @@ engine heard of it comes back and says the same thing again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from node.errors import IllegalMove, LostRace, Refuse
 from node.ledger.database import Database, move
 from node.ledger.entries import Dispatch, NewSynthesis, Output, Packaged, SynthesisEntry
 from node.records import DeliveryRecord, OutputRecord, SynthesisRecord
-from node.states import DELIVERY_MOVES, SYNTHESIS_MOVES, DeliveryState, SynthesisState
+from node.states import DELIVERY_MOVES, SETTLED, SYNTHESIS_MOVES, DeliveryState, SynthesisState
 
 POSTPONED_S: Final = 15.0
 """How long a run that found the disk full rests before it is offered again: somebody has to make
@@ -77,6 +77,12 @@ class Syntheses:
         """
         with self._database.reading() as session:
             return _entry(find(session, job_id))
+
+    def settled(self, job_ids: Iterable[str]) -> frozenset[str]:
+        """Which of these jobs nothing will ever take up again."""
+        with self._database.reading() as session:
+            query = select(SynthesisRecord.job_id).where(SynthesisRecord.job_id.in_(set(job_ids)))
+            return frozenset(session.scalars(query.where(SynthesisRecord.state.in_(SETTLED))))
 
     def outputs(self, job_id: str) -> tuple[Output, ...]:
         """What a job has produced, by contrast and slice; empty before it is packaged."""
