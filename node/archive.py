@@ -2,8 +2,8 @@
 
 A file grows under `incoming/`, is made durable, then renamed to its place, and the rename is made
 durable too; a crash leaves either the whole file or a leftover that the next start sweeps. Names
-carry the digest of the content, so that two senders of one UID, or two workers on one job, can
-never overwrite each other.
+carry the digest of the content, of an instance the transfer syntax with it, so that two senders of
+one UID, or two workers on one job, can never overwrite each other.
 
 An instance takes these steps one by one (`receive`, `Incoming.write`, `keep`), so that its bytes go
 to the disk as they arrive.
@@ -101,6 +101,14 @@ class Incoming:
         """SHA-256, in hex, of the data set so far, as it was sent."""
         return self._hash.hexdigest()
 
+    @property
+    def name(self) -> str:
+        """Of the file: the same bytes in another transfer syntax are another instance's, whose file
+        meta information differs."""
+        content = f"{self.digest} {self.encoding.transfer_syntax_uid}"
+        digest = hashlib.sha256(content.encode("ascii")).hexdigest()
+        return f"{self.encoding.sop_instance_uid}-{digest[:_DIGEST_IN_NAME]}.dcm"
+
     def write(self, fragment: Buffer) -> None:
         """Add the next bytes of the data set.
 
@@ -189,9 +197,8 @@ class Archive:
         """
         series = checked_uid(series_uid)
         shard = hashlib.sha256(series.encode("ascii")).hexdigest()[:2]
-        uid, digest = incoming.encoding.sop_instance_uid, incoming.digest
         folder = f"instances/{shard}/{series}"
-        path = f"{folder}/{uid}-{digest[:_DIGEST_IN_NAME]}.dcm"
+        path = f"{folder}/{incoming.name}"
         with _disk():
             if folder not in self._known or not os.path.isdir(f"{self.folder}/{folder}"):
                 self._make_folder(self.folder / folder)
@@ -199,7 +206,22 @@ class Archive:
             incoming.settle(f"{self.folder}/{path}")
             _sync_folder(f"{self.folder}/{folder}")
         reach(Point.ARCHIVE_DURABLE)
-        return Archived(path, digest, incoming.size_bytes)
+        return Archived(path, incoming.digest, incoming.size_bytes)
+
+    def move(self, path: str, target: str) -> None:
+        """Give a file, which is on no record, another name, durably.
+
+        Raises:
+            Retry: When the disk did not do it.
+        """
+        source, place = self.resolve(path), self.resolve(target)
+        with _disk():
+            self._make_folder(place.parent)
+            # Gone when another sender of the very same bytes was faster: then they lie there.
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(source, place)
+            reach(Point.QUARANTINE_MOVED)
+            _sync_folder(place.parent)
 
     def set_apart(self, path: str) -> str:
         """Move an instance that is on no record to the quarantine, durably; returns its new path.
@@ -207,15 +229,9 @@ class Archive:
         Raises:
             Retry: When the disk did not do it.
         """
-        source = self.resolve(path)
-        apart = Path("quarantine", source.name)
-        with _disk():
-            # Gone when another sender of the very same bytes was faster: then they lie there.
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(source, self.folder / apart)
-            reach(Point.QUARANTINE_MOVED)
-            _sync_folder((self.folder / apart).parent)
-        return apart.as_posix()
+        apart = f"quarantine/{self.resolve(path).name}"
+        self.move(path, apart)
+        return apart
 
     def store_output(self, job_id: str, name: str, content: bytes) -> Archived:
         """Make one file of a synthesis durable; the same name again replaces it as a whole.

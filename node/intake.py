@@ -27,6 +27,7 @@ from node.ledger.receiving import (
     Conflict,
     ConflictReason,
     Duplicate,
+    Elsewhere,
     Received,
     Removed,
 )
@@ -98,7 +99,8 @@ class Answer(Enum):
     OTHER_BYTES = Status(
         0xC003,
         "Cannot understand",
-        "The SOP Instance UID is held with other bytes; the new ones are in quarantine",
+        "The SOP Instance UID is held with other bytes, or in another transfer syntax; what came "
+        "is in quarantine",
     )
     OTHER_STUDY = Status(
         0xC004,
@@ -112,6 +114,7 @@ STATUSES: Final = tuple(answer.value for answer in Answer)
 
 _CONFLICTS: Final = {
     ConflictReason.OTHER_BYTES: Answer.OTHER_BYTES,
+    ConflictReason.OTHER_SYNTAX: Answer.OTHER_BYTES,
     ConflictReason.OTHER_STUDY: Answer.OTHER_STUDY,
 }
 
@@ -312,8 +315,13 @@ class Intake:
         sender = offer.sender
         arrival = Arrival(received, association_id, sender.calling_ae, sender.address)
         outcome = self._together.do(arrival)
+        if isinstance(outcome, Elsewhere):
+            self._archive.move(received.path, outcome.path)
+            received = replace(received, path=outcome.path)
+            arrival = replace(arrival, received=received)
+            outcome = self._together.do(arrival)
         if isinstance(outcome, Removed):
-            self._archive.expect(archived.path)
+            self._archive.expect(received.path)
             outcome = self._together.do(replace(arrival, is_there=True))
         if isinstance(outcome, Conflict):
             return self._quarantine(received, outcome, association_id, sender)

@@ -84,7 +84,7 @@ class InstanceRecord(Record):
 
 
 class QuarantineRecord(Record):
-    """An instance that came under a UID we hold with other bytes. Kept apart, never overwritten."""
+    """An instance that contradicts what we hold: kept apart, never overwritten."""
 
     __tablename__ = "quarantine"
 

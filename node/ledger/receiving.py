@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from sqlalchemy import Table, insert, select, update
 
@@ -97,6 +97,14 @@ class Duplicate:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """The very same bytes are on record under a path of an earlier version, which named files
+    otherwise. The caller moves its file there and asks again with that path. Nothing changed."""
+
+    path: str
+
+
+@dataclass(frozen=True)
 class Removed:
     """Retention deleted a file of this path, perhaps after the caller wrote it. It will not do so
     again: the caller looks, and asks again with `is_there`. Nothing changed."""
@@ -113,10 +121,11 @@ class ConflictReason(StrEnum):
     """In which way an instance contradicts what we hold."""
 
     OTHER_BYTES = "this SOP Instance UID is held with other bytes"
+    OTHER_SYNTAX = "this SOP Instance UID is held in another transfer syntax"
     OTHER_STUDY = "this Series Instance UID is held in another study"
 
 
-Outcome = Stored | Duplicate | Removed | Conflict
+Outcome = Stored | Duplicate | Elsewhere | Removed | Conflict
 """What became of an instance."""
 
 
@@ -265,6 +274,18 @@ class Receiving:
             )
 
 
+class _Held(NamedTuple):
+    """Of an instance on record, what must be the same when it comes again."""
+
+    digest: str
+    transfer_syntax_uid: str
+    path: str
+
+    @classmethod
+    def of(cls, received: Received) -> _Held:
+        return cls(received.digest, received.transfer_syntax_uid, received.path)
+
+
 class _Page:
     """What one transaction adds: read once, decided instance by instance, written once."""
 
@@ -273,7 +294,7 @@ class _Page:
         self._plain: Final = plain
         self._now: Final = database.now()
         self._going: Final = going_paths(plain, {one.path for one in received})
-        self._digests: Final = _held_digests(plain, {one.sop_instance_uid for one in received})
+        self._held: Final = _held_instances(plain, {one.sop_instance_uid for one in received})
         self._series: Final = _held_series(plain, {one.series_uid for one in received})
         self._known: Final = frozenset(self._series)
         self._touched: Final[set[str]] = set()
@@ -283,9 +304,10 @@ class _Page:
     def enter(self, arrival: Arrival) -> Outcome:
         """Decide what becomes of one instance."""
         received = arrival.received
-        uid, held = received.sop_instance_uid, self._digests.get(received.sop_instance_uid)
-        if held is not None and held != received.digest:
-            return Conflict(ConflictReason.OTHER_BYTES)
+        uid, came = received.sop_instance_uid, _Held.of(received)
+        held = self._held.get(uid)
+        if held is not None and held != came:
+            return _difference(held, came)
         if not self._claim(arrival):
             return Removed()
         detail: dict[str, Any] = {"association": arrival.association_id, "digest": received.digest}
@@ -297,7 +319,7 @@ class _Page:
             return Conflict(ConflictReason.OTHER_STUDY)
         self._touched.add(received.series_uid)
         stored = self._begin(arrival) if series is None else self._continue(series, arrival)
-        self._digests[uid] = received.digest
+        self._held[uid] = came
         self._instances.append(_instance_row(received, arrival.association_id, self._now))
         detail |= {"series_uid": received.series_uid, "size_bytes": received.size_bytes}
         self._note(Kind.INSTANCE_RECEIVED, uid, arrival, detail)
@@ -358,10 +380,19 @@ class _Page:
         self._events.append(NewEvent(kind, subject, arrival.calling_ae, detail))
 
 
-def _held_digests(plain: Plain, uids: Collection[str]) -> dict[str, str]:
-    """Of those instances that are on record, SOP Instance UID to digest."""
-    query = f"SELECT sop_instance_uid, digest FROM instance WHERE sop_instance_uid IN {among(uids)}"
-    return dict(plain.rows(query, [*uids]))
+def _difference(held: _Held, came: _Held) -> Conflict | Elsewhere:
+    if held.digest != came.digest:
+        return Conflict(ConflictReason.OTHER_BYTES)
+    if held.transfer_syntax_uid != came.transfer_syntax_uid:
+        return Conflict(ConflictReason.OTHER_SYNTAX)
+    return Elsewhere(held.path)
+
+
+def _held_instances(plain: Plain, uids: Collection[str]) -> dict[str, _Held]:
+    """Those instances that are on record, by SOP Instance UID."""
+    columns = ", ".join(("sop_instance_uid", *_Held._fields))
+    query = f"SELECT {columns} FROM instance WHERE sop_instance_uid IN {among(uids)}"
+    return {uid: _Held(*held) for uid, *held in plain.rows(query, [*uids])}
 
 
 def _held_series(plain: Plain, uids: Collection[str]) -> dict[str, dict[str, Any]]:

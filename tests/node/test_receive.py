@@ -19,10 +19,15 @@ import pytest
 import structlog
 from pydicom import dcmread
 from pydicom.uid import (
+    JPEG2000,
+    UID,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    JPEGLSLossless,
     MRImageStorage,
+    RLELossless,
     SecondaryCaptureImageStorage,
     XRayRadiationDoseSRStorage,
 )
@@ -35,7 +40,7 @@ from node.intake import STATUSES, Answer
 from node.ledger import Ledger, database
 from node.reader import HeaderReader
 from node.receive import TRANSFER_SYNTAXES, VERIFICATION, Receiver
-from node.records import AssociationRecord, QuarantineRecord
+from node.records import AssociationRecord, InstanceRecord, QuarantineRecord, RemovalRecord
 from node.summary import UNREAD, Pixels
 from node.supervisor import open_port
 from tests.node.samples import (
@@ -117,6 +122,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
         station.stop()
 
 
+def uid_of(number: int) -> str:
+    """Of the CT slice of this number."""
+    return f"{SERIES_UID}.{number}"
+
+
 def encoded_as(number: int, syntax: Any) -> bytes:
     """A CT slice in any transfer syntax that we accept."""
     if syntax == DeflatedExplicitVRLittleEndian:
@@ -191,6 +201,67 @@ def test_other_bytes_of_a_uid_are_quarantined_and_refused(start: Start) -> None:
         (row,) = session.query(QuarantineRecord)
         assert station.archive.read_data_set(row.path) == encode(ct(1, KVP="120"))
     assert len(list((station.archive.folder / "instances").rglob("*.dcm"))) == 2
+
+
+def test_bytes_that_come_in_another_transfer_syntax_leave_what_is_held(start: Start) -> None:
+    """One at a time, and six at once, of which the first is kept."""
+    station = start()
+    statuses: list[int] = []
+
+    def send(syntax: UID, number: int = 2) -> None:
+        with associated(station.port, [syntax]) as association:
+            sent = store_bytes(association, encode(ct(number)), CTImageStorage, uid_of(number))
+            statuses.append(sent[0])
+
+    for syntax in (ExplicitVRLittleEndian, RLELossless, ExplicitVRLittleEndian):
+        send(syntax, 1)
+    conflict = Answer.OTHER_BYTES.value.code
+    assert statuses == [0x0000, conflict, 0x0000]
+    syntaxes = [ExplicitVRLittleEndian, RLELossless, JPEG2000, JPEGLSLossless] * 2
+    threads = [threading.Thread(target=send, args=(syntax,)) for syntax in syntaxes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(statuses[3:]) == [0x0000] * 2 + [conflict] * 6
+    assert station.held().keys() == {uid_of(1), uid_of(2)}
+    series = station.ledger.series.get(SERIES_UID)
+    assert series is not None
+    for one in series.instances:
+        meta = dcmread(station.archive.resolve(one.path), stop_before_pixels=True).file_meta
+        assert meta.TransferSyntaxUID == one.transfer_syntax_uid
+    assert len(list((station.archive.folder / "instances").rglob("*.dcm"))) == 2
+    # Of the first one, and the three others of the second.
+    assert len(list((station.archive.folder / "quarantine").iterdir())) == 4
+
+
+def test_an_instance_of_an_archive_with_other_names_stays_where_it_is(start: Start) -> None:
+    """As an earlier version called it: the same again replaces it, or restores it when deleted."""
+    station = start()
+    with associated(station.port) as association:
+        store(association, ct(1))
+        with station.ledger.database.transaction() as session:
+            row = session.query(InstanceRecord).one()
+            new, row.path = row.path, f"instances/00/{SERIES_UID}/{uid_of(1)}-old.dcm"
+            old = row.path
+        place = station.archive.resolve(old)
+        place.parent.mkdir(parents=True)
+        station.archive.resolve(new).rename(place)
+        assert store(association, ct(1))[0] == 0x0000
+        mark_removed(station, old)
+        place.unlink()
+        assert store(association, ct(1))[0] == 0x0000
+    assert station.held().keys() == {uid_of(1)}
+    assert station.kinds().count(Kind.FILE_RESTORED) == 1
+    assert not station.archive.resolve(new).exists()
+
+
+def mark_removed(station: Station, path: str) -> None:
+    """As retention leaves it, whose own way is tested elsewhere."""
+    row = {"kind": "received", "unit": SERIES_UID, "subject": uid_of(1), "path": path}
+    moments = {"marked_at": utc_now().isoformat(), "ended_at": utc_now().isoformat()}
+    with station.ledger.database.transaction() as session:
+        session.add(RemovalRecord(**row, rule="test", state="removed", **moments))
 
 
 def test_two_senders_of_one_uid_at_once_leave_one_whole_instance(start: Start) -> None:
