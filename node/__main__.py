@@ -304,6 +304,19 @@ def retry(
 
 
 @app.command()
+def dismiss(
+    job: Annotated[str, typer.Argument(help="Job id, or its beginning.")],
+    reason: Annotated[str, typer.Option(help="For the record; nothing of the patient.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Settle a failed synthesis that nobody will retry: its files may go by the rules."""
+    from node.commands import asking
+
+    asking.dismiss(config, job, reason, as_json)
+
+
+@app.command()
 def backup(
     folder: Annotated[Path, typer.Argument(help="Made when missing; replaces a backup in it.")],
     config: ConfigOption = None,

@@ -48,6 +48,7 @@ class Kind(StrEnum):
     SYNTHESIS_DECLINED = "synthesis.declined"
     SYNTHESIS_POSTPONED = "synthesis.postponed"
     SYNTHESIS_FAILED = "synthesis.failed"
+    SYNTHESIS_DISMISSED = "synthesis.dismissed"
     SYNTHESIS_RETRIED = "synthesis.retried"
     SYNTHESIS_DELIVERED = "synthesis.delivered"
     SYNTHESIS_COMMITTED = "synthesis.committed"

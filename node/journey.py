@@ -47,7 +47,11 @@ class Journey:
     @property
     def is_over(self) -> bool:
         """Whether nothing more will happen by itself."""
-        return self.is_declined or self.state in (SynthesisState.COMMITTED, SynthesisState.FAILED)
+        return self.is_declined or self.state in (
+            SynthesisState.COMMITTED,
+            SynthesisState.FAILED,
+            SynthesisState.DISMISSED,
+        )
 
     @property
     def is_declined(self) -> bool:

@@ -14,7 +14,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +31,7 @@ from pynetdicom import AE, evt
 
 from config.settings import Settings
 from node.deliver import read_header, send
-from node.errors import NodeError, Refuse, Stop
+from node.errors import IllegalMove, NodeError, Refuse, Stop
 from node.journey import STAGES, Journey, look
 from node.ledger import Ledger
 from node.ledger.entries import Destination
@@ -132,6 +132,11 @@ def _prove(settings: Settings, ledger: Ledger, port: int, folder: Path) -> dict[
     ledger.proofs.end(study_uid, proof)
     if outcome["ok"]:
         _let_go(ledger, series_uid, str(outcome["job_id"]))
+    for job_id, of_series in ledger.proofs.dead_letters():
+        # An earlier proof's too, whose job failed later: their sinks are gone, nobody can mend it.
+        with suppress(IllegalMove, Refuse):
+            ledger.syntheses.dismiss(job_id, "a proof, whose sink is gone", "proof")
+            _let_go(ledger, of_series, job_id)
     return proof
 
 

@@ -26,6 +26,7 @@ class SynthesisState(StrEnum):
     COMMITTED = "committed"
     DECLINED = "declined"
     FAILED = "failed"
+    DISMISSED = "dismissed"
 
 
 class DeliveryState(StrEnum):
@@ -108,8 +109,10 @@ SYNTHESIS_MOVES: Mapping[SynthesisState, frozenset[SynthesisState]] = {
     ),
     SynthesisState.COMMITTED: frozenset(),
     SynthesisState.DECLINED: frozenset(),
-    # `pseudomri retry` puts it back.
-    SynthesisState.FAILED: frozenset({SynthesisState.QUEUED}),
+    # `pseudomri retry` puts it back, `pseudomri dismiss` says that nobody will.
+    SynthesisState.FAILED: frozenset({SynthesisState.QUEUED, SynthesisState.DISMISSED}),
+    # Retried after all, as long as its files are there.
+    SynthesisState.DISMISSED: frozenset({SynthesisState.QUEUED}),
 }
 
 DELIVERY_MOVES: Mapping[DeliveryState, frozenset[DeliveryState]] = {
@@ -130,6 +133,9 @@ DELIVERY_MOVES: Mapping[DeliveryState, frozenset[DeliveryState]] = {
     DeliveryState.FAILED: frozenset({DeliveryState.PENDING}),
 }
 
+OPEN_DELIVERIES: tuple[str, ...] = (str(DeliveryState.PENDING), str(DeliveryState.SENDING))
+"""Something will be sent by itself."""
+
 REMOVAL_MOVES: Mapping[RemovalState, frozenset[RemovalState]] = {
     # Kept: something came up between the mark and the deletion, such as a hold.
     RemovalState.MARKED: frozenset({RemovalState.REMOVED, RemovalState.KEPT}),
@@ -139,9 +145,16 @@ REMOVAL_MOVES: Mapping[RemovalState, frozenset[RemovalState]] = {
     RemovalState.RESTORED: frozenset(),
 }
 
-SETTLED: frozenset[SynthesisState] = frozenset({SynthesisState.COMMITTED, SynthesisState.DECLINED})
-"""Nothing more will be done, by anybody: only then may retention have the files."""
+SETTLED: frozenset[SynthesisState] = frozenset(
+    {SynthesisState.COMMITTED, SynthesisState.DECLINED, SynthesisState.DISMISSED}
+)
+"""Nothing more will be done, unless somebody asks for it: only then may retention have the files.
+"""
 
+FINAL: frozenset[SynthesisState] = frozenset(
+    state for state, moves in SYNTHESIS_MOVES.items() if not moves
+)
+"""Nobody can ask for more: what the workflow engine knows of such a synthesis may go."""
 
 COMMITMENT_MOVES: Mapping[CommitmentState, frozenset[CommitmentState]] = {
     CommitmentState.REQUESTED: frozenset(

@@ -1,4 +1,4 @@
-"""`status`, `jobs`, `retry` and `audit`: what the ledger knows."""
+"""`status`, `jobs`, `retry`, `dismiss` and `audit`: what the ledger knows."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def status(config: Path | None, as_json: bool) -> None:
     for role, why in story["ended_roles"].items():
         out.print(f"[red]{role}[/red] ended and is tried again: {escape(why)}")
     if failed := story["syntheses"].get(str(SynthesisState.FAILED)):
-        out.print(f"[red]{failed} failed[/red]: `pseudomri jobs --failed`, then `retry`")
+        out.print(
+            f"[red]{failed} failed[/red]: `pseudomri jobs --failed`, then `retry` or `dismiss`"
+        )
 
 
 def _certificates(settings: Settings) -> list[dict[str, Any]]:
@@ -124,13 +126,28 @@ def retry(config: Path | None, job: str, as_json: bool) -> None:
         hint = (
             "the same CT would be declined again"
             if state == SynthesisState.DECLINED
-            else "only a failed job can be retried"
+            else "only a failed or dismissed job can be retried"
         )
         raise Refuse(f"job {job_id[:12]} is {state}; {hint}") from error
     if as_json:
         print_json({"job_id": job_id, "run": run})
     else:
         out.print(f"job {job_id[:12]} is queued, run {run}; the running node takes it up")
+
+
+def dismiss(config: Path | None, job: str, reason: str, as_json: bool) -> None:
+    """Settle a failed synthesis for good."""
+    _, ledger, _ = open_node(config)
+    job_id = ledger.reports.find_job(job)
+    try:
+        ledger.syntheses.dismiss(job_id, reason, "operator")
+    except IllegalMove as error:
+        state = ledger.syntheses.get(job_id).state
+        raise Refuse(f"job {job_id[:12]} is {state}; only a failed job can be dismissed") from error
+    if as_json:
+        print_json({"job_id": job_id})
+    else:
+        out.print(f"job {job_id[:12]} is dismissed; the rules of retention apply to its files")
 
 
 def show(config: Path | None, uid: str) -> None:

@@ -24,11 +24,16 @@ from node.records import (
     DeliveryRecord,
     SynthesisRecord,
 )
-from node.states import DELIVERY_MOVES, SETTLED, DeliveryState, SynthesisState
+from node.states import (
+    DELIVERY_MOVES,
+    FINAL,
+    OPEN_DELIVERIES,
+    DeliveryState,
+    SynthesisState,
+)
 from node.status import is_accepted
 
 _DONE: Final = (str(DeliveryState.DELIVERED), str(DeliveryState.COMMITTED))
-_OPEN: Final = (str(DeliveryState.PENDING), str(DeliveryState.SENDING))
 
 
 class Deliveries:
@@ -79,7 +84,7 @@ class Deliveries:
         with self._database.reading() as session:
             query = select(DeliveryRecord.id).where(DeliveryRecord.id.in_(set(delivery_ids)))
             query = query.join(SynthesisRecord, SynthesisRecord.job_id == DeliveryRecord.job_id)
-            return frozenset(session.scalars(query.where(SynthesisRecord.state.in_(SETTLED))))
+            return frozenset(session.scalars(query.where(SynthesisRecord.state.in_(FINAL))))
 
     def open_of(self, job_id: str) -> tuple[int, ...]:
         """The deliveries of a job that have not ended."""
@@ -87,7 +92,9 @@ class Deliveries:
             return tuple(
                 session.scalars(
                     select(DeliveryRecord.id)
-                    .where(DeliveryRecord.job_id == job_id, DeliveryRecord.state.in_(_OPEN))
+                    .where(
+                        DeliveryRecord.job_id == job_id, DeliveryRecord.state.in_(OPEN_DELIVERIES)
+                    )
                     .order_by(DeliveryRecord.id)
                 )
             )
@@ -337,7 +344,7 @@ def remaining_of(session: Session, row: DeliveryRecord) -> tuple[Output, ...]:
 def _wants_attempt(session: Session, row: DeliveryRecord) -> bool:
     """Open, or done by a destination that would not commit to all of it."""
     is_again = row.state == DeliveryState.DELIVERED and remaining_of(session, row)
-    return row.state in _OPEN or bool(is_again)
+    return row.state in OPEN_DELIVERIES or bool(is_again)
 
 
 def _row(session: Session, delivery_id: int) -> DeliveryRecord:

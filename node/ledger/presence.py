@@ -55,6 +55,14 @@ def removed_at(session: Session, path: str) -> str | None:
     )
 
 
+def is_going(session: Session, units: Collection[str]) -> bool:
+    """Whether any file of these units is deleted or about to be."""
+    query = select(RemovalRecord.id).where(
+        RemovalRecord.unit.in_(units), RemovalRecord.state.in_(_GOING)
+    )
+    return session.scalar(query.limit(1)) is not None
+
+
 def removed_last(session: Session, kind: str, key: str) -> int:
     """How many files of a unit went by its latest mark; 0 while some of them are marked."""
     unit = {"kind": kind, "unit": key}

@@ -10,7 +10,8 @@ from sqlalchemy import insert, select, update
 from node.audit import Kind
 from node.ledger.database import Database
 from node.ledger.entries import Destination
-from node.records import ProofRecord
+from node.records import ProofRecord, SynthesisRecord
+from node.states import SynthesisState
 
 AE_PREFIX: Final = "PROOF"
 SINK: Final = "(proof)"
@@ -66,6 +67,16 @@ class Proofs:
         with self._database.reading() as session:
             row = session.get(ProofRecord, study_uid)
             return None if row is None else Destination(SINK, "PROOF_SINK", row.host, row.port)
+
+    def dead_letters(self) -> tuple[tuple[str, str], ...]:
+        """Job id and series UID of failed syntheses of proofs: of no patient, and to nobody."""
+        failed = (
+            select(SynthesisRecord.job_id, SynthesisRecord.series_uid)
+            .join(ProofRecord, ProofRecord.study_uid == SynthesisRecord.study_uid)
+            .where(SynthesisRecord.state == str(SynthesisState.FAILED))
+        )
+        with self._database.reading() as session:
+            return tuple((job_id, series_uid) for job_id, series_uid in session.execute(failed))
 
     def last(self) -> dict[str, Any] | None:
         """The latest proof; None when there was none."""

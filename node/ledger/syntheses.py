@@ -18,8 +18,16 @@ from node.clock import from_text, to_text
 from node.errors import IllegalMove, LostRace, Refuse
 from node.ledger.database import Database, move
 from node.ledger.entries import Dispatch, NewSynthesis, Output, Packaged, SynthesisEntry
+from node.ledger.presence import is_going
 from node.records import DeliveryRecord, OutputRecord, SynthesisRecord
-from node.states import DELIVERY_MOVES, SETTLED, SYNTHESIS_MOVES, DeliveryState, SynthesisState
+from node.states import (
+    DELIVERY_MOVES,
+    FINAL,
+    OPEN_DELIVERIES,
+    SYNTHESIS_MOVES,
+    DeliveryState,
+    SynthesisState,
+)
 
 POSTPONED_S: Final = 15.0
 """How long a run that found the disk full rests before it is offered again: somebody has to make
@@ -82,7 +90,7 @@ class Syntheses:
         """Which of these jobs nothing will ever take up again."""
         with self._database.reading() as session:
             query = select(SynthesisRecord.job_id).where(SynthesisRecord.job_id.in_(set(job_ids)))
-            return frozenset(session.scalars(query.where(SynthesisRecord.state.in_(SETTLED))))
+            return frozenset(session.scalars(query.where(SynthesisRecord.state.in_(FINAL))))
 
     def outputs(self, job_id: str) -> tuple[Output, ...]:
         """What a job has produced, by contrast and slice; empty before it is packaged."""
@@ -238,7 +246,8 @@ class Syntheses:
         """
         with self._database.transaction() as session:
             row = find(session, job_id)
-            if row.state == SynthesisState.FAILED or row.run != run:
+            is_over = row.state in (SynthesisState.FAILED, SynthesisState.DISMISSED)
+            if is_over or row.run != run:
                 return
             self._move(session, row, SynthesisState.FAILED, reason=reason)
             self._database.append_audit(
@@ -287,6 +296,27 @@ class Syntheses:
             self._move(session, row, SynthesisState.COMMITTED)
             self._database.append_audit(session, Kind.SYNTHESIS_COMMITTED, job_id, actor)
 
+    def dismiss(self, job_id: str, reason: str, actor: str) -> None:
+        """Take a failed synthesis from the dead-letter list for good: nobody will mend its cause.
+
+        Args:
+            reason: For the record alone; nothing of the patient.
+
+        Raises:
+            IllegalMove: When it has not failed.
+            Refuse: When one of its deliveries has not ended.
+        """
+        with self._database.transaction() as session:
+            row = find(session, job_id)
+            deliveries = select(DeliveryRecord.id).where(
+                DeliveryRecord.job_id == job_id, DeliveryRecord.state.in_(OPEN_DELIVERIES)
+            )
+            if session.scalar(deliveries.limit(1)) is not None:
+                raise Refuse(f"job {job_id[:12]}: a delivery of it is under way; wait for its end")
+            self._move(session, row, SynthesisState.DISMISSED)
+            detail = {"run": row.run, "reason": reason}
+            self._database.append_audit(session, Kind.SYNTHESIS_DISMISSED, job_id, actor, detail)
+
     def retry(self, job_id: str, actor: str) -> int:
         """Queue a failed synthesis for another run, and its failed deliveries with it.
 
@@ -295,12 +325,18 @@ class Syntheses:
 
         Raises:
             IllegalMove: When it has not failed.
+            Refuse: When it was dismissed, and retention has deleted files of it since.
         """
         with self._database.transaction() as session:
             row = find(session, job_id)
             # Other states go back to queued too, but by the worker's own doing.
-            if row.state != SynthesisState.FAILED:
+            if row.state not in (SynthesisState.FAILED, SynthesisState.DISMISSED):
                 raise IllegalMove(f"{job_id}: {row.state} -> queued is no retry; failed is")
+            if is_going(session, (row.series_uid, job_id)):
+                raise Refuse(
+                    f"job {job_id[:12]} was dismissed, and files of it are deleted or about to be;"
+                    " retention went by its rules. Send the CT again first"
+                )
             run, now = row.run + 1, self._database.now()
             self._move(
                 session,

@@ -91,8 +91,21 @@ def test_retry_is_for_failed_jobs(failed: Node) -> None:
     assert failed.state == SynthesisState.QUEUED
     again = pseudomri("retry", failed.job_id[:10], data=data)
     assert again.returncode == 2
-    assert "only a failed job" in again.stderr
+    assert "only a failed or dismissed job" in again.stderr
     assert pseudomri("retry", "0000000", data=data).returncode == 2
+
+
+def test_dismiss_is_for_failed_jobs_and_tells_nobody_why_but_the_record(failed: Node) -> None:
+    data = failed.settings.node.data_folder
+    assert pseudomri("dismiss", failed.job_id[:10], data=data).returncode == 2  # no reason
+    done = pseudomri("dismiss", failed.job_id[:10], "--reason", "for the record", data=data)
+    assert done.returncode == 0
+    assert "for the record" not in done.stdout + done.stderr
+    assert failed.state == SynthesisState.DISMISSED
+    assert "for the record" in pseudomri("audit", "show", failed.job_id, data=data).stdout
+    again = pseudomri("dismiss", failed.job_id[:10], "--reason", "x", data=data)
+    assert again.returncode == 2
+    assert "only a failed job" in again.stderr
 
 
 def test_the_record_can_be_shown_verified_and_exported(failed: Node) -> None:

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from node import audit
 from node.archive import Archive
+from node.audit import Kind
 from node.clock import from_text, utc_now
 from node.errors import IllegalMove, LostRace, Refuse
 from node.ledger import Ledger, migrate, open_ledger, sqlite_url
@@ -134,6 +135,10 @@ class Life(RuleBasedStateMachine):
     def retry(self) -> None:
         self.ask(lambda: self.ledger.syntheses.retry(self.job_id, ACTOR))
 
+    @rule()
+    def dismiss(self) -> None:
+        self.ask(lambda: self.ledger.syntheses.dismiss(self.job_id, "hopeless", ACTOR))
+
     @rule(run=st.integers(1, 3), destinations=st.sampled_from([(), (HERE,), (HERE, THERE)]))
     def begin(self, run: int, destinations: tuple[Destination, ...]) -> None:
         self.ask(lambda: self.ledger.deliveries.begin(self.job_id, run, destinations, ACTOR))
@@ -222,6 +227,32 @@ def test_a_stale_run_cannot_start(ledger: Ledger, job: NewSynthesis) -> None:
     with pytest.raises(LostRace, match="run 1"):
         ledger.syntheses.start(job.job_id, 1, ACTOR)
     assert [one.run for one in ledger.syntheses.undispatched()] == [2]
+
+
+def test_a_dead_letter_is_dismissed_for_good_reason(ledger: Ledger, job: NewSynthesis) -> None:
+    with pytest.raises(IllegalMove):
+        ledger.syntheses.dismiss(job.job_id, "too early", ACTOR)
+    ledger.syntheses.fail(job.job_id, 1, "because", ACTOR)
+    ledger.syntheses.dismiss(job.job_id, "the model is another one now", ACTOR)
+    # The run that failed says so once more.
+    ledger.syntheses.fail(job.job_id, 1, "because", ACTOR)
+    assert ledger.syntheses.get(job.job_id).state is SynthesisState.DISMISSED
+    assert not ledger.reports.dead_letters()
+    event = list(ledger.reports.events())[-1]
+    assert (event.kind, event.actor) == (Kind.SYNTHESIS_DISMISSED, ACTOR)
+    assert event.detail == {"run": 1, "reason": "the model is another one now"}
+    assert ledger.syntheses.retry(job.job_id, ACTOR) == 2
+
+
+def test_a_dead_letter_with_a_delivery_under_way_is_not_dismissed(
+    ledger: Ledger, job: NewSynthesis
+) -> None:
+    here, there = deliver(ledger, job.job_id, HERE, THERE)
+    ledger.deliveries.fail(begun(ledger, here), "no", ACTOR)
+    with pytest.raises(Refuse, match="under way"):
+        ledger.syntheses.dismiss(job.job_id, "why not", ACTOR)
+    ledger.deliveries.fail(begun(ledger, there), "no", ACTOR)
+    ledger.syntheses.dismiss(job.job_id, "both are gone", ACTOR)
 
 
 def test_a_stale_run_neither_packages_nor_declines(ledger: Ledger, job: NewSynthesis) -> None:

@@ -16,7 +16,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from typer.testing import CliRunner
 
 from config.settings import RetentionSettings, load
-from node import audit
+from node import audit, proof
 from node.__main__ import app
 from node.archive import Archive, Encoding, Incoming
 from node.atna.telling import Telling
@@ -42,6 +42,7 @@ from tests.node.journeys import (
 )
 from tests.node.samples import encode, store
 from tests.node.test_atna import SCHEMA, event_of
+from tests.peers import free_port
 
 RULES = load().retention
 NOW = utc_now()
@@ -67,7 +68,8 @@ def goes(units: list[Unit], settings: RetentionSettings) -> list[str]:
 
 @pytest.mark.parametrize("state", list(SynthesisState))
 def test_only_what_is_over_may_go(state: SynthesisState) -> None:
-    is_over = state in (SynthesisState.COMMITTED, SynthesisState.DECLINED)
+    over = (SynthesisState.COMMITTED, SynthesisState.DECLINED, SynthesisState.DISMISSED)
+    is_over = state in over
     standing = Standing(series_state=SeriesState.SELECTED, syntheses=frozenset({state}))
     assert (must_stay(standing) is None) == is_over
     both = Standing(syntheses=frozenset({state, SynthesisState.COMMITTED}))
@@ -202,7 +204,7 @@ def test_a_committed_synthesis_goes_and_its_record_stays(tmp_path: Path, databas
 
 @pytest.mark.parametrize(
     "state",
-    [s for s in SynthesisState if s.name not in ("COMMITTED", "DECLINED", "FAILED")],
+    [s for s in SynthesisState if s.name not in ("COMMITTED", "DECLINED", "FAILED", "DISMISSED")],
 )
 def test_what_is_on_its_way_stays_at_any_age(place: Place, state: SynthesisState) -> None:
     place.bring_to(state)
@@ -216,6 +218,32 @@ def test_the_dead_letter_stays_until_it_is_settled(place: Place) -> None:
     assert place.keeper.run_once(utc_now() + LATER) == 0
     why = {one.why for one in place.keeper.plan(utc_now() + LATER).staying}
     assert why == {"in the dead letter"}
+    place.ledger.syntheses.dismiss(place.new.job_id, "it cannot succeed", "tests")
+    mark_all(place)
+    # Retried in time, it keeps what it needs.
+    with pytest.raises(Refuse, match="retention"):
+        place.ledger.syntheses.retry(place.new.job_id, "tests")
+    assert take(place, 0) is Answer.STORED
+    assert place.keeper.run_once(utc_now()) == SLICES - 1
+    for number in range(1, SLICES):
+        assert take(place, number) is Answer.STORED
+    assert place.ledger.syntheses.retry(place.new.job_id, "tests") == 2
+    assert place.keeper.run_once(utc_now() + LATER) == 0
+
+
+def test_a_proof_whose_sink_is_gone_is_dismissed_by_the_next(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever comes of the next one, which finds no node here."""
+    place.ledger.proofs.begin(STUDY_UID, "PROOFGONE", "127.0.0.1", 104)
+    place.bring_to(SynthesisState.RUNNING)
+    place.ledger.syntheses.fail(place.new.job_id, 1, "the destination is away", "tests")
+    monkeypatch.setattr(proof, "_phantom", lambda folder: [])
+    monkeypatch.setattr(proof, "DEADLINE_S", 0.0)
+    assert not proof.prove(place.settings, place.ledger, free_port())["ok"]
+    assert place.ledger.syntheses.get(place.new.job_id).state is SynthesisState.DISMISSED
+    assert place.keeper.run_once(utc_now()) == SLICES
+    assert place.files("instances") == 0
 
 
 @pytest.mark.parametrize("which", ["study", "series", "instance", "job", "output"])
