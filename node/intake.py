@@ -341,9 +341,7 @@ class Intake:
         apart = self._archive.set_apart(received.path)
         record = partial(
             self._receiving.quarantine,
-            received.sop_instance_uid,
-            received.digest,
-            apart,
+            replace(received, path=apart),
             str(conflict.reason),
             association_id,
             sender.calling_ae,

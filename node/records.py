@@ -95,6 +95,9 @@ class QuarantineRecord(Record):
     path: Mapped[str] = mapped_column(Text)
     reason: Mapped[str] = mapped_column(Text)
     received_at: Mapped[str] = mapped_column(Moment)
+    # As it says of itself; not known of rows of schema 8 and before.
+    series_uid: Mapped[str | None] = mapped_column(Uid)
+    study_uid: Mapped[str | None] = mapped_column(Uid)
 
 
 class SelectionRecord(Record):

@@ -219,39 +219,39 @@ class Receiving:
 
     def quarantine(
         self,
-        sop_instance_uid: str,
-        digest: str,
-        path: str,
+        received: Received,
         reason: str,
         association_id: int,
         calling_ae: str,
         is_there: bool = False,
     ) -> bool:
-        """Put on record that an instance lies apart, under `path`, and why.
+        """Put on record that an instance lies apart, under its `path`, and why.
 
         Returns:
             False when retention deleted the file meanwhile, as `Removed` says it of an instance.
         """
         with self._database.transaction() as session:
             plain = self._database.plain(session)
-            if not claim(self._database, plain, path, calling_ae, is_there):
+            if not claim(self._database, plain, received.path, calling_ae, is_there):
                 return False
             session.execute(
                 insert(QuarantineRecord).values(
-                    sop_instance_uid=sop_instance_uid,
+                    sop_instance_uid=received.sop_instance_uid,
                     association_id=association_id,
-                    digest=digest,
-                    path=path,
+                    digest=received.digest,
+                    path=received.path,
                     reason=reason,
                     received_at=self._database.now(),
+                    series_uid=received.series_uid,
+                    study_uid=received.study_uid,
                 )
             )
             self._database.append_audit(
                 session,
                 Kind.INSTANCE_QUARANTINED,
-                sop_instance_uid,
+                received.sop_instance_uid,
                 calling_ae,
-                {"association": association_id, "digest": digest, "reason": reason},
+                {"association": association_id, "digest": received.digest, "reason": reason},
             )
             return True
 

@@ -141,8 +141,13 @@ class Retention:
         """
         with self._database.transaction() as session:
             series = _series_of(session, {uid})
+            named = (
+                QuarantineRecord.sop_instance_uid,
+                QuarantineRecord.series_uid,
+                QuarantineRecord.study_uid,
+            )
             quarantined = session.scalar(
-                select(QuarantineRecord.path).filter_by(sop_instance_uid=uid).limit(1)
+                select(QuarantineRecord.path).where(or_(*(name == uid for name in named))).limit(1)
             )
             if not series and quarantined is None:
                 raise Refuse(
@@ -399,10 +404,12 @@ def _standing(session: Session, kind: UnitKind, key: str, held: frozenset[str]) 
         state = session.get_one(SeriesRecord, key).state
         return Standing(key in held, SeriesState(state), syntheses)
     if kind is UnitKind.QUARANTINE:
-        uids = session.scalars(select(QuarantineRecord.sop_instance_uid).filter_by(path=key))
-        wanted = set(uids)
+        rows = list(session.scalars(select(QuarantineRecord).filter_by(path=key)))
+        uids = {row.sop_instance_uid for row in rows}
         # The instance that it contradicts lies in the series that may be held.
-        return Standing(bool(held & (wanted | _series_of(session, wanted))))
+        named = uids | {uid for row in rows for uid in (row.series_uid, row.study_uid) if uid}
+        is_unknown = any(row.study_uid is None for row in rows)
+        return Standing(bool(held & (named | _series_of(session, uids)) or (held and is_unknown)))
     job_id = _job_of(kind, key)
     job = session.get(SynthesisRecord, job_id) if job_id else None
     is_expected = kind is UnitKind.STRAY and bool(live_paths(session, [key]))

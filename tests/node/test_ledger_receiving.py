@@ -84,9 +84,8 @@ def test_other_bytes_of_a_uid_never_replace_what_is_held(desk: Desk) -> None:
     assert held is not None
     assert held.sources == {f"{SERIES_UID}.1": f"{1:064x}"}
     assert desk.kinds() == [Kind.INSTANCE_RECEIVED]
-    desk.ledger.receiving.quarantine(
-        f"{SERIES_UID}.1", "f" * 64, "quarantine/x", "other bytes", desk.association, "CT1"
-    )
+    rival = received(1, digest="f" * 64, path="quarantine/x")
+    desk.ledger.receiving.quarantine(rival, "other bytes", desk.association, "CT1")
     assert desk.kinds()[-1] == Kind.INSTANCE_QUARANTINED
     with desk.ledger.database.reading() as session:
         assert session.query(QuarantineRecord).one().digest == "f" * 64
