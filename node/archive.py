@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from node.durable import sync_folder
 from node.errors import NoSpace, Refuse, Retry
 from node.faults import Point, reach
 from pipeline.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -204,7 +205,7 @@ class Archive:
                 self._make_folder(self.folder / folder)
                 self._known.add(folder)
             incoming.settle(f"{self.folder}/{path}")
-            _sync_folder(f"{self.folder}/{folder}")
+            sync_folder(f"{self.folder}/{folder}")
         reach(Point.ARCHIVE_DURABLE)
         return Archived(path, incoming.digest, incoming.size_bytes)
 
@@ -221,7 +222,7 @@ class Archive:
             with contextlib.suppress(FileNotFoundError):
                 os.replace(source, place)
             reach(Point.QUARANTINE_MOVED)
-            _sync_folder(place.parent)
+            sync_folder(place.parent)
 
     def set_apart(self, path: str) -> str:
         """Move an instance that is on no record to the quarantine, durably; returns its new path.
@@ -261,7 +262,7 @@ class Archive:
             place.unlink(missing_ok=True)
         for folder in {place.parent for place in places}:
             if folder.is_dir():
-                _sync_folder(folder)
+                sync_folder(folder)
 
     def strays(self, older_than: float) -> Iterator[str]:
         """Every file, by path, that was last written before a moment of `time.time`."""
@@ -342,7 +343,7 @@ class Archive:
                 reach(Point.ARCHIVE_SYNCED)
                 os.replace(temporary, target)
                 reach(Point.ARCHIVE_RENAMED)
-                _sync_folder(target.parent)
+                sync_folder(target.parent)
                 reach(Point.ARCHIVE_DURABLE)
             except BaseException:
                 temporary.unlink(missing_ok=True)
@@ -364,7 +365,7 @@ class Archive:
         with self._making:
             folder.mkdir(parents=True, exist_ok=True)
             for above in folder.parents:
-                _sync_folder(above)
+                sync_folder(above)
                 if above == self.folder.parent:
                     break
             self._durable.add(folder)
@@ -448,12 +449,3 @@ def _data_set_offset(head: bytes) -> int:
     if head[start - 4 : start] != b"DICM" or head[start : start + 4] != b"\x02\x00\x00\x00":
         raise Refuse("expected a DICOM file with file meta information, found another file")
     return 12 + int.from_bytes(head[start + 8 : start + 12], "little")
-
-
-def _sync_folder(folder: Path | str) -> None:
-    """Make a rename or a new entry in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,6 +3,7 @@
     FOLDER/manifest.sha256    a line for every file, as `sha256sum --check` reads it
     FOLDER/ledger-XXXX.sqlite the ledger at one moment, of SQLite or PostgreSQL alike
     FOLDER/archive/           every file that this ledger names
+    FOLDER/atna-XXXX.key      the key of the pseudonyms, where there is one
 
 A file is durable before its row is, so a ledger never names a file that was not there: first the
 ledger is copied, then the files. Both are done twice. The first time takes long, and retention may
@@ -30,8 +31,10 @@ import structlog
 from config.settings import Settings
 from node import audit
 from node.archive import Archive
+from node.atna.telling import KEY_FILE
 from node.audit import Kind
 from node.clock import utc_now
+from node.durable import write_file
 from node.errors import Refuse
 from node.intact import intact_instance, intact_output
 from node.ledger import Ledger, copying, migrate, open_ledger, sqlite_url
@@ -90,6 +93,7 @@ def backup(settings: Settings, folder: Path) -> Report:
             with _opened_at(sqlite_url(part)) as ledger:
                 mirror.fetch(ledger.holdings.files())
                 events, head = _chain(ledger)
+        mirror.keep_key(data_folder / KEY_FILE)
         name = mirror.close(part)
         with _opened_at(ledger_url(settings)) as ledger:
             detail = {"files": mirror.files, "damaged": len(mirror.damaged), "head": head}
@@ -107,6 +111,7 @@ def restore(settings: Settings, folder: Path) -> Report:
     """
     lines = _read_manifest(folder)
     ledger_name = next((name for name in lines if name.startswith("ledger-")), None)
+    key_name = next((name for name in lines if name.startswith("atna-")), None)
     if ledger_name is None:
         raise Refuse(f"expected a backup, found no {MANIFEST} with a ledger in {folder}")
     data_folder = settings.node.data_folder
@@ -115,7 +120,7 @@ def restore(settings: Settings, folder: Path) -> Report:
         copying.refuse_unless_empty(settings.node.database_url)
     part = data_folder / RESTORING
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    part.mkdir(mode=0o700, parents=True)
     damaged = {name for name in lines if not _fetch(folder / name, part / name, lines[name])}
     if ledger_name in damaged:
         raise Refuse(f"{ledger_name} is missing or damaged; restore an older backup")
@@ -125,9 +130,13 @@ def restore(settings: Settings, folder: Path) -> Report:
     with _opened_at(sqlite_url(part / "node.sqlite")) as ledger:
         files = list(ledger.holdings.files())
         bad = tuple(one.path for one in files if not _is_intact(archive, one))
+        bad += tuple(name for name in damaged if name == key_name)
         detail = {"files": len(files), "damaged": len(bad)}
         ledger.outbox.note(Kind.NODE_RESTORED, ledger_name, "operator", detail)
         events, head = _chain(ledger)
+    if key_name and key_name not in damaged:
+        (part / key_name).chmod(0o600)
+        os.replace(part / key_name, data_folder / KEY_FILE)
     os.sync()
     os.replace(part / "archive", data_folder / "archive")
     if settings.node.database_url:
@@ -135,7 +144,8 @@ def restore(settings: Settings, folder: Path) -> Report:
     else:
         os.replace(part / "node.sqlite", data_folder / "node.sqlite")
     shutil.rmtree(part)
-    return Report(len(files), len(files) - len(bad), events, head, bad)
+    copied = sum(one.path not in bad for one in files)
+    return Report(len(files), copied, events, head, bad)
 
 
 class _Mirror:
@@ -168,6 +178,15 @@ class _Mirror:
             else:
                 self._lines[name] = digest
 
+    def keep_key(self, key: Path) -> None:
+        """Have the key too, for us alone: without it the pseudonyms of a restored node differ."""
+        if not key.is_file():
+            return
+        digest = _digest(key)
+        name = f"atna-{digest[:16]}.key"
+        write_file(self._folder / name, key.read_bytes(), 0o600)
+        self._lines[name] = digest
+
     def close(self, ledger: Path) -> str:
         """Put the new backup in place of the one before, at once and for good; the ledger's name
         in it."""
@@ -187,9 +206,14 @@ class _Mirror:
 
     def _kept(self, name: str, holding: Holding) -> str | None:
         """The digest of a file that an earlier backup has, if it is this one."""
-        digest = self._before.get(name)
+        digest, copy = self._before.get(name), self._folder / name
         is_same = not holding.is_whole or digest == holding.digest
-        return digest if is_same and (self._folder / name).is_file() else None
+        if not is_same or not copy.is_file():
+            return None
+        source = self._archive.resolve(holding.path)
+        # Either may have lost its end; reading all of both each time would take hours.
+        is_as_long = source.is_file() and source.stat().st_size == copy.stat().st_size
+        return digest if is_as_long or _digest(copy) == digest else None
 
     def _copy(self, name: str, holding: Holding) -> str | None:
         if not _is_intact(self._archive, holding):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from node.durable import sync_folder, write_file
 from node.errors import NoSpace
 from node.faults import Point, reach
 from pipeline.geometry import Float32, Grid, Volume
@@ -204,16 +204,13 @@ class WorkFiles:
     def _write(self, name: str, content: memoryview) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         part = self._folder / f"{name}.part"
-        with part.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        write_file(part, content)
         reach(Point.WORK_WRITTEN)
         part.replace(self._folder / name)
         # The file's name, the folder's, and that of the folder of all: a step that the engine has
         # on record is not run again.
         for folder in (self._folder, self._folder.parent, self._folder.parent.parent):
-            _sync_folder(folder)
+            sync_folder(folder)
         reach(Point.WORK_DURABLE)
 
     def _load(self, name: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -224,12 +221,3 @@ class WorkFiles:
             return None
         facts: dict[str, Any] = json.loads(arrays.pop("facts").tobytes())
         return (facts, arrays) if facts.get("format") == FORMAT else None
-
-
-def _sync_folder(folder: Path) -> None:
-    # A rename is durable only when its folder is.
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -22,9 +22,11 @@ from node.atna import message as atna
 from node.atna.message import Action, Message, Object, Outcome, Participant
 from node.audit import Event, Kind
 from node.clock import from_text
+from node.durable import sync_folder, write_file
 from node.ledger.entries import Destination
 from node.ledger.outbox import About, Outbox
 
+KEY_FILE: Final = "atna.key"
 _KEY_BYTES: Final = 32
 # As in `node.query`, which brings pynetdicom with it.
 STUDY_ROOT_FIND: Final = UID("1.2.840.10008.5.1.4.1.2.2.1")
@@ -231,7 +233,7 @@ class Telling:
 
     def _key(self) -> bytes:
         """This site's key, made once: without it a digest of a patient's number is guessed."""
-        path = self._settings.node.data_folder / "atna.key"
+        path = self._settings.node.data_folder / KEY_FILE
         if not path.exists():
             _write_once(path, secrets.token_bytes(_KEY_BYTES))
         return path.read_bytes()
@@ -252,14 +254,11 @@ def _encoded(level: str, keys: Mapping[str, str]) -> bytes:
 def _write_once(path: Path, content: bytes) -> None:
     """Write a secret as a whole, or leave the one that somebody else was faster to write."""
     temporary = path.with_suffix(f".{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+    write_file(temporary, content, 0o600)
     try:
         os.link(temporary, path)
     except FileExistsError:
         pass
     finally:
         temporary.unlink()
+    sync_folder(path.parent)

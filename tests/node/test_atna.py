@@ -23,7 +23,7 @@ from config.settings import Settings
 from node.archive import Archive
 from node.atna.spool import NAME, Sender, Spool
 from node.atna.syslog import Undelivered
-from node.atna.telling import Telling
+from node.atna.telling import KEY_FILE, Telling, _write_once
 from node.audit import Kind
 from node.errors import Refuse
 from node.ledger import Ledger
@@ -202,6 +202,24 @@ def test_the_patient_is_named_only_where_the_site_says_so(
     assert key.exists() is (patient == "digest")
     if key.exists():
         assert key.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_key_outlives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its content is durable before it has its name, and the name when it is used."""
+    synced: list[tuple[str, list[str]]] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        synced.append((path, [one.name for one in tmp_path.glob("*.key")]))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    _write_once(tmp_path / KEY_FILE, b"one")
+    _write_once(tmp_path / KEY_FILE, b"two")
+    assert (tmp_path / KEY_FILE).read_bytes() == b"one"
+    assert [path for path, _ in synced[1::2]] == [str(tmp_path)] * 2
+    assert [names for _, names in synced[:2]] == [[], [KEY_FILE]]
 
 
 @pytest.mark.parametrize("transport", ["tls", "tcp"])

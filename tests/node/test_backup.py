@@ -16,6 +16,7 @@ import pytest
 
 from config.settings import Settings
 from node import audit
+from node.atna.telling import KEY_FILE
 from node.backup import MANIFEST, backup, restore
 from node.clock import utc_now
 from node.engine import Dispatcher, engine_url
@@ -189,6 +190,44 @@ def test_damage_is_told_and_everything_else_restored(tmp_path: Path) -> None:
     assert restored.reports.status()["instances"] == len(paths)
     assert [e.kind for e in restored.reports.events()][-1] == audit.Kind.NODE_RESTORED
     restored.close()
+
+
+def test_a_copy_that_lost_its_end_is_made_again(tmp_path: Path) -> None:
+    """Without a word of damage; and one whose source did so is left as it is."""
+    node = Node(tmp_path / "node", [])
+    folder = tmp_path / "backup"
+    files = backup(node.settings, folder).files
+    copies = sorted((folder / "archive" / "instances").rglob("*.dcm"))
+    content = copies[0].read_bytes()
+    copies[0].write_bytes(content[:-100])
+    source = node.archive.folder.parent / copies[1].relative_to(folder)
+    source.write_bytes(content[:-100])
+    report = backup(node.settings, folder)
+    assert (report.files, report.copied, report.damaged) == (files, 1, ())
+    assert copies[0].read_bytes() == content
+    again = restore(elsewhere(node.settings, tmp_path / "restored"), folder)
+    assert again.damaged == ()
+
+
+def test_the_key_of_the_pseudonyms_is_in_it_and_nobody_reads_it(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node", [])
+    key = node.settings.node.data_folder / KEY_FILE
+    key.write_bytes(b"a secret of the site")
+    for _ in range(2):
+        backup(node.settings, tmp_path / "backup")
+        (kept,) = (tmp_path / "backup").glob("atna-*.key")
+        assert kept.stat().st_mode & 0o777 == 0o600
+    # Carried by something that knows no modes.
+    kept.chmod(0o644)
+    for name, damaged in (("good", ()), ("bad", (kept.name,))):
+        target = elsewhere(node.settings, tmp_path / name)
+        assert restore(target, tmp_path / "backup").damaged == damaged
+        restored = target.node.data_folder / KEY_FILE
+        assert restored.exists() is not bool(damaged)
+        if restored.exists():
+            assert restored.read_bytes() == key.read_bytes()
+            assert restored.stat().st_mode & 0o777 == 0o600
+        kept.write_bytes(b"another")
 
 
 def test_what_retention_deletes_meanwhile_is_not_missed(

@@ -353,7 +353,7 @@ def test_no_row_without_a_durable_name(tmp_path: Path, monkeypatch: pytest.Monke
     station = Station(tmp_path)
     with associated(station.port) as association:
         with monkeypatch.context() as broken:
-            broken.setattr(archive, "_sync_folder", fail)
+            broken.setattr(archive, "sync_folder", fail)
             assert store(association, ct(1))[0] == 0xA700
         assert station.held() == {}
         assert store(association, ct(1))[0] == 0x0000
