@@ -18,13 +18,13 @@ from node import words
 from node.archive import checked_uid
 from node.errors import Refuse
 from node.header import read_header
+from node.structure import LONG_VRS
 from node.summary import modality_of
 
 _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080016, 0x00080018, 0x00080060
 _STUDY, _SERIES = 0x0020000D, 0x0020000E
 _WANTED: Final = frozenset({_SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES})
-# Of PS3.5 table 7.1-2 and its counterpart; the two tables together are all there is.
-_LONG_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+# Of PS3.5 table 7.1-2; with those of 7.1-1 they are all there is.
 _SHORT_VRS: Final = frozenset(
     b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()
 )
@@ -108,7 +108,7 @@ def _plain_elements(head: bytes, is_implicit: bool) -> dict[int, bytes]:
         vr = head[position + 4 : position + 6]
         if tag <= before or group < 0x0008:
             raise _Unusual
-        if is_implicit or vr in _LONG_VRS:
+        if is_implicit or vr in LONG_VRS:
             start = position + (8 if is_implicit else 12)
             (length,) = _LONG.unpack_from(head, start - 4)
         elif vr in _SHORT_VRS:

@@ -23,8 +23,8 @@ ITEM_WEIGHT: Final = 3
 _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _FIRST_PIXEL_TAG: Final = 0x7FE00008
-# PS3.5 table 7.1-1: these have two reserved bytes and a length of four.
-_LONG: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+LONG_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+"""PS3.5 table 7.1-1: these have two reserved bytes and a length of four."""
 
 
 class TooManyElements(Refuse):
@@ -83,7 +83,7 @@ def _count(body: BinaryIO, is_implicit_vr: bool, order: str) -> int:
         vr = head[4:6]
         if is_implicit_vr or unknown_depth:
             vr, length = _known_vr(tag), long.unpack_from(head, 4)[0]
-        elif vr in _LONG:
+        elif vr in LONG_VRS:
             more = body.read(4)
             if len(more) < 4:
                 break
