@@ -134,7 +134,13 @@ class Keeper:
             Retry: When the ledger does not answer.
         """
         removed = self._remove_marked()
-        for one in self.plan(now).going:
+        rules, units = self._rules, list(self._leftovers(now))
+        if rules.archive_maximum_bytes:
+            units += self._sized(self._retention.units())
+        elif rules.received_days or rules.outputs_days or rules.quarantine_days:
+            # Age asks nothing of the file system, and no rule nothing of the ledger.
+            units += self._retention.units()
+        for one in plan(units, rules, now).going:
             self._retention.mark(one.unit.kind, one.unit.key, one.rule, must_stay, ACTOR)
         reach(Point.RETENTION_MARKED)
         removed += self._remove_marked()

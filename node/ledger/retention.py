@@ -8,6 +8,7 @@ a late slice is never overtaken.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -353,35 +354,50 @@ def _series_behind(session: Session, kind: UnitKind, key: str) -> str | None:
 
 
 def _received(session: Session, held: frozenset[str]) -> Iterator[Unit]:
+    # Two statements, however many series there are.
+    made: defaultdict[str, list[tuple[SynthesisState, str]]] = defaultdict(list)
+    columns = (SynthesisRecord.series_uid, SynthesisRecord.state, SynthesisRecord.updated_at)
+    for uid, state, updated_at in session.execute(select(*columns)):
+        made[uid].append((SynthesisState(state), updated_at))
     rows = session.execute(
         select(
             SeriesRecord.series_uid,
+            SeriesRecord.state,
             SeriesRecord.last_instance_at,
             func.count(),
             func.sum(InstanceRecord.size_bytes),
         )
         .join(InstanceRecord, InstanceRecord.series_uid == SeriesRecord.series_uid)
         .where(is_live(InstanceRecord.path))
-        .group_by(SeriesRecord.series_uid, SeriesRecord.last_instance_at)
+        .group_by(SeriesRecord.series_uid, SeriesRecord.state, SeriesRecord.last_instance_at)
     )
-    for uid, last_at, files, size_bytes in rows.all():
-        standing = _standing(session, UnitKind.RECEIVED, uid, held)
-        updated_at = session.scalar(
-            select(func.max(SynthesisRecord.updated_at)).filter_by(series_uid=uid)
-        )
-        since = max(last_at, updated_at or last_at)
+    for uid, state, last_at, files, size_bytes in rows.all():
+        states = frozenset(state for state, _ in made[uid])
+        standing = Standing(uid in held, SeriesState(state), states)
+        since = max([last_at, *(updated_at for _, updated_at in made[uid])])
         yield Unit(UnitKind.RECEIVED, uid, since, files, int(size_bytes), standing)
 
 
 def _outputs(session: Session, held: frozenset[str]) -> Iterator[Unit]:
     rows = session.execute(
-        select(SynthesisRecord.job_id, SynthesisRecord.updated_at, func.count())
+        select(
+            SynthesisRecord.job_id,
+            SynthesisRecord.series_uid,
+            SynthesisRecord.state,
+            SynthesisRecord.updated_at,
+            func.count(),
+        )
         .join(OutputRecord, OutputRecord.job_id == SynthesisRecord.job_id)
         .where(is_live(OutputRecord.path))
-        .group_by(SynthesisRecord.job_id, SynthesisRecord.updated_at)
+        .group_by(
+            SynthesisRecord.job_id,
+            SynthesisRecord.series_uid,
+            SynthesisRecord.state,
+            SynthesisRecord.updated_at,
+        )
     )
-    for job_id, updated_at, files in rows.all():
-        standing = _standing(session, UnitKind.OUTPUTS, job_id, held)
+    for job_id, series_uid, state, updated_at, files in rows.all():
+        standing = Standing(series_uid in held, None, frozenset({SynthesisState(state)}))
         yield Unit(UnitKind.OUTPUTS, job_id, updated_at, files, 0, standing)
 
 

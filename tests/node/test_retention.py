@@ -14,7 +14,7 @@ import pytest
 from lxml import etree
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-from sqlalchemy import update
+from sqlalchemy import event, update
 from typer.testing import CliRunner
 
 from config.settings import RetentionSettings, load
@@ -29,6 +29,7 @@ from node.intact import intact_source
 from node.intake import Answer, Intake, Offer, Sender
 from node.ledger import Ledger, migrate, open_ledger
 from node.ledger.entries import Destination, Output, Packaged
+from node.ledger.receiving import Arrival
 from node.ledger.retention import Marked, Standing, Unit, UnitKind
 from node.records import QuarantineRecord
 from node.retention import Keeper, must_stay, plan
@@ -88,6 +89,32 @@ def test_a_series_nobody_has_decided_about_stays(state: SeriesState) -> None:
 def test_nothing_goes_by_default() -> None:
     old = [unit("a", 5000, 10**12), replace(unit("b", 5000), kind=UnitKind.QUARANTINE)]
     assert goes(old, RULES) == []
+
+
+def test_without_a_rule_the_ledger_is_not_read_unit_by_unit(tmp_path: Path) -> None:
+    """And with one, the number of statements does not grow with the number of series."""
+    place, counts = Place(tmp_path), list[int]()
+    statements: list[str] = []
+    event.listen(
+        place.ledger.database.engine, "before_cursor_execute", lambda *a: statements.append(a[2])
+    )
+    association = place.ledger.receiving.open_association("t", "CT1", "X", "127.0.0.1")
+    for days in (0, 30, 30):
+        place.keeper = Keeper(
+            place.settings.model_copy(update={"retention": rules(received_days=days)}),
+            place.ledger,
+            place.archive,
+        )
+        statements.clear()
+        place.keeper.run_once(utc_now())
+        counts.append(len(statements))
+        assert any("FROM series" in one for one in statements) is bool(days)
+        for number in range(9):
+            uid = f"1.8.{number}"
+            one = received(number, series_uid=uid, sop_instance_uid=f"{uid}.1", path=f"x/{uid}")
+            arrival = Arrival(one, association, "CT1", "127.0.0.1")
+            place.ledger.receiving.record_instances([arrival])
+    assert counts[0] < counts[1] == counts[2]
 
 
 def test_age_counts_from_the_last_event() -> None:
