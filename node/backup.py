@@ -36,6 +36,7 @@ from node.audit import Kind
 from node.clock import utc_now
 from node.durable import write_file
 from node.errors import Refuse
+from node.faults import Point, reach
 from node.intact import intact_instance, intact_output
 from node.ledger import Ledger, copying, migrate, open_ledger, sqlite_url
 from node.ledger.holdings import Holding
@@ -196,6 +197,7 @@ class _Mirror:
         self._lines[name] = digest
         manifest = self._folder / f"{MANIFEST}.part"
         manifest.write_text("".join(f"{d}  {n}\n" for n, d in sorted(self._lines.items())))
+        reach(Point.BACKUP_COPIED)
         # One call for all that was written; only then may the manifest speak for it.
         os.sync()
         os.replace(manifest, self._folder / MANIFEST)

@@ -19,6 +19,7 @@ from pynetdicom.dimse_primitives import N_EVENT_REPORT
 
 from node.association import Rejected, Unreachable, associate, named
 from node.errors import Refuse
+from node.faults import Point, reach
 from node.ledger.entries import Destination
 from node.status import (
     INVALID_ARGUMENT_VALUE,
@@ -160,6 +161,7 @@ def respond(event: evt.Event, on_report: OnReport) -> tuple[int, Dataset | None]
         return INVALID_ARGUMENT_VALUE, None
     try:
         on_report(report, str(event.assoc.requestor.ae_title))
+        reach(Point.COMMITMENT_REPORTED)
     except Refuse:
         # What it names is not ours.
         return INVALID_ARGUMENT_VALUE, None

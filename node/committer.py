@@ -22,6 +22,7 @@ from node.commitment import Report
 from node.deliver import secured
 from node.engine import first_ticket
 from node.errors import Refuse, Retry
+from node.faults import Point, reach
 from node.ledger import Ledger
 from node.ledger.commitments import Awaited, Transaction
 from node.logs import describe
@@ -192,6 +193,7 @@ class Committer:
         delivery = self._settings.delivery
         if not self._ledger.commitments.request(awaited, uid, self._actor):
             return True
+        reach(Point.COMMITMENT_REQUESTED)
         try:
             commitment.request(
                 [output.sop_instance_uid for output in awaited.outputs],

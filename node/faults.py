@@ -60,10 +60,16 @@ class Point(StrEnum):
     """All answers are on record; the delivery has not ended."""
     STEP_ATTEMPT = "step.attempt"
     """An attempt has ended on record; the engine has not heard of it."""
+    COMMITMENT_REQUESTED = "commitment.requested"
+    """A request for storage commitment is on record; it was not sent."""
+    COMMITMENT_REPORTED = "commitment.reported"
+    """A destination's report is on record; the destination has not been answered."""
     RETENTION_MARKED = "retention.marked"
     """Files are to be deleted; they are there."""
     RETENTION_UNLINKED = "retention.unlinked"
     """Files are deleted; the record says that they are to be."""
+    BACKUP_COPIED = "backup.copied"
+    """All files of a backup are there; its manifest is still that of the one before."""
 
 
 _folder: Final = os.environ.get(VARIABLE)

@@ -26,12 +26,13 @@ from node.parts import ledger_url
 from node.retention import Keeper
 from tests.crash.counting import findings
 from tests.crash.killer import RECEIVE, TARGETS, Killer, Kills
-from tests.crash.pacs import UnreliablePacs
+from tests.crash.pacs import SLOW, UnreliablePacs
 from tests.crash.scanner import Scanner, Work
 from tests.peers import free_port
 
 SENDERS = 3
-AHEAD = 5
+# Beside those that the PACS takes over late.
+AHEAD = 5 + SLOW
 # So long may nothing come to its end: a busy machine takes its time, a stuck node takes it all.
 STUCK_S = 300.0
 DAY_S = 86_400.0
@@ -130,6 +131,7 @@ def run(
     pacs = UnreliablePacs(seed)
     pacs.start()
     bench = Bench(folder, pacs.port, database_url)
+    pacs.node_port = bench.port
     work = Work(AHEAD)
     scanners = [Scanner(f"CT{n}", bench.port, work, seed + n) for n in range(1, SENDERS + 1)]
     for scanner in scanners:
@@ -153,7 +155,7 @@ def run(
     data = bench.settings.node.data_folder
     # The end of the node may come between a mark and its deletion: the next turn takes it up.
     Keeper(bench.settings, bench.ledger, bench.archive).run_once(utc_now())
-    found += findings(bench.ledger, bench.archive, data, work, pacs.peer)
+    found += findings(bench.ledger, bench.archive, data, work, pacs.peer, pacs.committed)
     found += watch.surprises
     status = bench.ledger.reports.status()
     times = Counter(uid for uid, _, answer in pacs.peer.heard if answer == 0x0000)
@@ -252,7 +254,13 @@ def _leftovers(bench: Bench) -> list[str]:
 
 
 def _site(data: Path, port: int, pacs_port: int, url: str) -> dict[str, dict[str, Any]]:
-    pacs = {"name": "pacs", "ae_title": "PEER", "host": LOOPBACK, "port": pacs_port}
+    pacs = {
+        "name": "pacs",
+        "ae_title": "PEER",
+        "host": LOOPBACK,
+        "port": pacs_port,
+        "storage_commitment": True,
+    }
     return {
         "node": {
             "bind_address": LOOPBACK,
@@ -274,10 +282,19 @@ def _site(data: Path, port: int, pacs_port: int, url: str) -> dict[str, dict[str
             "first_retry_s": 0.1,
             "longest_retry_s": 0.5,
             "network_timeout_s": 5,
+            # A report that was lost is asked for again, for as long as it takes.
+            "commitment_timeout_s": 2,
+            "commitment_stay_s": 0.3,
+            "commitment_tries": 1000,
         },
         "web": {"port": 0},
-        # What was delivered goes soon, so that retention is killed at its work too.
-        "retention": {"outputs_days": 20 / DAY_S, "leftover_hours": 10 / 3600, "poll_s": 2},
+        # What is committed goes soon, so that retention is killed at its work too.
+        "retention": {
+            "received_days": 20 / DAY_S,
+            "outputs_days": 10 / DAY_S,
+            "leftover_hours": 10 / 3600,
+            "poll_s": 2,
+        },
         "logging": {"format": "json"},
     }
 

@@ -23,7 +23,11 @@ RECEIVING = (
     Point.SELECTION_QUEUED,
     Point.DISPATCH_OFFERED,
 )
+# Of a command, which is killed in its own test (tests/node/test_backup.py).
+COMMANDS = (Point.BACKUP_COPIED,)
 SHARED = (
+    # A report comes on the association of the request, or on one that the PACS opens.
+    Point.COMMITMENT_REPORTED,
     Point.ARCHIVE_WRITTEN,
     Point.ARCHIVE_SYNCED,
     Point.ARCHIVE_RENAMED,
@@ -35,7 +39,7 @@ TARGETS = tuple(
     (point, role)
     for point in Point
     for role in (RECEIVE, WORK)
-    if point in SHARED or (role == RECEIVE) == (point in RECEIVING)
+    if point not in COMMANDS and (point in SHARED or (role == RECEIVE) == (point in RECEIVING))
 )
 # How long a point may take to be passed on a busy machine.
 PASSED_S = 60.0

@@ -107,6 +107,7 @@ def fast_computing() -> ModuleType:
 def main() -> None:
     sys.modules["node.computing"] = fast_computing()
     node.app.RECONCILE_S = 1.0
+    node.app.COMMIT_S = 0.3
     node.app.TROUBLE_PAUSE_S = 0.5
     node.supervisor.FIRST_RESTART_S = node.supervisor._Child.wait_s = 0.1
     node.supervisor.LONGEST_RESTART_S = 0.4

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import update
 
+from node.audit import Kind
 from node.records import AuditEventRecord
 from node.states import SynthesisState
 from tests.crash.counting import findings
@@ -29,11 +31,20 @@ class Counted:
         self.work.acknowledged = dict(held.sources)
         self.work.series = {SERIES_UID: set(held.sources)}
         self.peer = ScriptedPeer(heard=[("2.25.9", "a digest", 0x0000)])
+        self.committed = {"2.25.9"}
         self.data = folder
 
     def found(self) -> list[str]:
         place = self.place
-        return list(findings(place.ledger, place.archive, self.data, self.work, self.peer))
+        seen = (self.work, self.peer, self.committed)
+        return list(findings(place.ledger, place.archive, self.data, *seen))
+
+    def delete(self, uid: str, unit: str) -> None:
+        """On record alone."""
+        self.place.ledger.outbox.note(Kind.FILE_REMOVED, uid, "test", {"unit": unit})
+
+    def begin_another(self) -> None:
+        self.place.ledger.syntheses.create(replace(self.place.new, job_id="f" * 64), "test")
 
     def an_instance(self) -> Path:
         return next((self.place.archive.folder / "instances").rglob("*.dcm"))
@@ -56,6 +67,18 @@ HARM: dict[str, Callable[[Counted], object]] = {
     "a lock was left": lambda it: (
         (it.data / "locks").mkdir(),
         (it.data / "locks" / "work.lock").write_text("1"),
+    ),
+    "was deleted before its synthesis": lambda it: (
+        it.begin_another(),
+        it.delete("2.25.3000", "received"),
+    ),
+    "the PACS had not taken it over": lambda it: (
+        it.committed.clear(),
+        it.delete("2.25.9", "outputs"),
+    ),
+    "the PACS has not taken over what was made": lambda it: (
+        it.committed.clear(),
+        it.delete("2.25.3000", "received"),
     ),
     "never arrived": lambda it: it.peer.heard.clear(),
     "arrived with 2 contents": lambda it: it.peer.heard.append(("2.25.9", "another", 0)),

@@ -8,7 +8,7 @@ import pytest
 
 from node.faults import Point
 from tests.crash.harness import as_text, run
-from tests.crash.killer import RECEIVE, TARGETS, WORK
+from tests.crash.killer import COMMANDS, RECEIVE, TARGETS, WORK
 from tests.postgresql import start_postgresql
 
 pytestmark = pytest.mark.journey
@@ -26,7 +26,7 @@ ON_POSTGRESQL = (
 
 
 def test_every_point_is_a_target() -> None:
-    assert {point for point, _ in TARGETS} == set(Point)
+    assert {point for point, _ in TARGETS} | set(COMMANDS) == set(Point)
 
 
 def test_killed_everywhere_nothing_is_lost_or_left(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from node.backup import MANIFEST, backup, restore
 from node.clock import utc_now
 from node.engine import Dispatcher, engine_url
 from node.errors import Refuse
+from node.faults import VARIABLE, Point
 from node.ledger import copying, open_ledger
 from node.lock import hold
 from node.parts import ledger_url
@@ -262,19 +264,26 @@ def test_what_retention_deletes_meanwhile_is_not_missed(
     assert (report.damaged, report.files) == ((), len(paths) - 1)
 
 
-def test_a_backup_that_is_cut_off_leaves_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_backup_that_is_killed_leaves_the_one_before(tmp_path: Path) -> None:
     node = Node(tmp_path / "node", [])
     folder = tmp_path / "backup"
     backup(node.settings, folder)
     before = (folder / MANIFEST).read_bytes()
-    monkeypatch.setattr("node.backup.os.sync", lambda: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        backup(node.settings, folder)
-    monkeypatch.undo()
+    armed = tmp_path / "faults" / Point.BACKUP_COPIED
+    armed.parent.mkdir()
+    armed.touch()
+    killed = subprocess.run(
+        command("backup", folder),
+        cwd=ROOT,
+        env=environment(node.settings) | {VARIABLE: str(armed.parent)},
+        timeout=120,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
     assert (folder / MANIFEST).read_bytes() == before
-    restore(elsewhere(node.settings, tmp_path / "restored"), folder)
+    assert restore(elsewhere(node.settings, tmp_path / "restored"), folder).damaged == ()
+    assert backup(node.settings, folder).damaged == ()
+    assert len(list(folder.glob("ledger*"))) == 1
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
