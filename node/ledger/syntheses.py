@@ -332,7 +332,8 @@ class Syntheses:
             # Other states go back to queued too, but by the worker's own doing.
             if row.state not in (SynthesisState.FAILED, SynthesisState.DISMISSED):
                 raise IllegalMove(f"{job_id}: {row.state} -> queued is no retry; failed is")
-            if is_going(session, (row.series_uid, job_id)):
+            is_dismissed = row.state == SynthesisState.DISMISSED
+            if is_dismissed and is_going(session, (row.series_uid, job_id)):
                 raise Refuse(
                     f"job {job_id[:12]} was dismissed, and files of it are deleted or about to be;"
                     " retention went by its rules. Send the CT again first"
