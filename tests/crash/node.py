@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import tzinfo
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -97,7 +98,7 @@ def fast_computing() -> ModuleType:
     def load(settings: SynthesisSettings) -> SimpleNamespace:
         return SimpleNamespace(device="cpu", digest=model_identity(settings.model_folder).digest)
 
-    def real_stages(model: SimpleNamespace) -> Stages:
+    def real_stages(model: SimpleNamespace, time_zone: tzinfo | None) -> Stages:
         return Stages(model.digest, journeys.prepare, journeys.synthesize, journeys.package)
 
     module.load, module.real_stages = load, real_stages  # type: ignore[attr-defined]
