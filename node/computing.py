@@ -25,9 +25,11 @@ from node.stages import Order, PackagedInstance, Stages
 from node.workfiles import Made, Prepared
 from pipeline.anatomy import Anatomy, find_anatomy
 from pipeline.contrast import ALL_CONTRASTS, Contrast, SeriesKind
+from pipeline.course import anatomy_course
 from pipeline.fidelity import SHARES, Fidelity, foot_notes, measure_fidelity
 from pipeline.geometry import Float32, Grid, Volume
 from pipeline.hyperintensity import Areas, facts_of, outlined, unsupported_areas
+from pipeline.narrowing import Narrowing, find_narrowings, hatch_faint
 from pipeline.places import find_places
 from pipeline.provenance import pixel_digest, software_versions
 from pipeline.reformat import sagittal_stack
@@ -112,9 +114,11 @@ def judged(result: Synthesis, prepared: Prepared, model: Model) -> Made:
     """
     began = time.perf_counter()
     reference = model.calibration.reference if model.calibration else None
+    areas = _areas(result, prepared)
+    result = hatch_faint(result, prepared.course)
     fidelity = measure_fidelity(prepared.stack, result, prepared.places, reference)
     fidelity.check()
-    areas = _areas(result, prepared)
+    narrowed = _narrowed(result, prepared)
     outlines = None if areas is None else facts_of(areas, result.grid.spacing_mm)
     elapsed_s = time.perf_counter() - began
     spread = [result.spread[contrast] for contrast in ALL_CONTRASTS] if result.spread else []
@@ -127,10 +131,22 @@ def judged(result: Synthesis, prepared: Prepared, model: Model) -> Made:
         grid=result.grid,
         frame_of_reference_uid=result.frame_of_reference_uid,
         foot_notes=foot_notes(
-            fidelity, has_outlines=bool(outlines), shortfall=_shortfall(result, model)
+            fidelity,
+            has_outlines=bool(outlines),
+            narrowed=tuple(dict.fromkeys(one.near for one in narrowed)),
+            shortfall=_shortfall(result, model),
         ),
-        warnings=(*_outlined(outlines), *fidelity.warnings, *_shortfalls(result, model)),
-        facts={**_facts(result, fidelity, model), "outlined": outlines},
+        warnings=(
+            *_outlined(outlines),
+            *(one.sentence() for one in narrowed),
+            *fidelity.warnings,
+            *_shortfalls(result, model),
+        ),
+        facts={
+            **_facts(result, fidelity, model),
+            "outlined": outlines,
+            "narrowed": [one.to_json() for one in narrowed],
+        },
         timings_s={
             name: round(s, 3) for name, s in {**result.timings_s, "fidelity": elapsed_s}.items()
         },
@@ -143,6 +159,13 @@ def _areas(result: Synthesis, prepared: Prepared) -> Areas | None:
         return None
     stir, spacing_mm = result.images[Contrast.STIR], result.grid.spacing_mm
     return unsupported_areas(stir, result.support.unsupported, prepared.places, spacing_mm)
+
+
+def _narrowed(result: Synthesis, prepared: Prepared) -> tuple[Narrowing, ...]:
+    """Where the drawn CSF hints at a narrowed canal."""
+    found = prepared.measurements
+    names = found["levels_mm"] if found["levels_confirmed"] else {}
+    return find_narrowings(result.images[Contrast.T2], prepared.course, names)
 
 
 def _outlined(outlines: Sequence[object] | None) -> tuple[str, ...]:
@@ -225,10 +248,12 @@ def prepare(paths: Sequence[Path]) -> Prepared:
     stack = sagittal_stack(series.volume, anatomy)
     discs_mm = {level.name: level.disc_mm for level in anatomy.levels}
     places = find_places(stack, anatomy.centerline_mm, discs_mm)
+    course = anatomy_course(anatomy, stack.grid).between_walls(stack.values)
     was_cut = time.perf_counter()
     return Prepared(
         stack=stack,
         places=places,
+        course=course,
         header_uids=tuple(str(header.SOPInstanceUID) for header in series.headers),
         measurements=_measurements(series, anatomy),
         warnings=anatomy.warnings,

@@ -7,6 +7,7 @@ header of the CT: `work/JOB_ID-RUN/stack.npz` and `synthesis.npz` in the data fo
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import shutil
@@ -21,13 +22,16 @@ import numpy as np
 from node.durable import sync_folder, write_file
 from node.errors import NoSpace
 from node.faults import Point, reach
+from pipeline.course import Course
 from pipeline.geometry import Float32, Grid, Volume
 from pipeline.hyperintensity import Areas
 from pipeline.places import Mask, Places
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Of the files. What another version of the program kept is made again, so that no result has half
 of what this one would give it."""
+
+_COURSE: Final = dataclasses.fields(Course)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,7 @@ class Prepared:
     Args:
         stack: HU on the grid of the model.
         places: Parts of the spine in it.
+        course: Of the canal, between its walls.
         header_uids: SOP Instance UIDs of the CT in slice order.
         measurements: JSON: what the gate measured.
         warnings: What a reader of the result should know.
@@ -46,6 +51,7 @@ class Prepared:
 
     stack: Volume
     places: Places
+    course: Course
     header_uids: tuple[str, ...]
     measurements: Mapping[str, Any]
     warnings: tuple[str, ...]
@@ -120,6 +126,7 @@ class WorkFiles:
             affine=prepared.stack.grid.affine,
             regions=prepared.places.regions,
             vertebrae=prepared.places.vertebrae,
+            **{f"course_{part.name}": getattr(prepared.course, part.name) for part in _COURSE},
         )
 
     def load_prepared(self) -> Prepared | None:
@@ -133,6 +140,7 @@ class WorkFiles:
         return Prepared(
             Volume(values, grid, facts["frame_of_reference_uid"]),
             Places(arrays["regions"], arrays["vertebrae"], tuple(facts["vertebrae"])),
+            Course(**{part.name: arrays[f"course_{part.name}"] for part in _COURSE}),
             tuple(facts["header_uids"]),
             facts["measurements"],
             tuple(facts["warnings"]),

@@ -9,7 +9,7 @@ it, in a figure that the picture as a whole depends on, the synthesis is decline
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,10 @@ from pipeline.geometry import Volume
 from pipeline.places import LIGAMENTS, Mask, Places, Region
 from pipeline.reference import Limit, Reference
 from pipeline.synthesis import Synthesis
+
+CORD, CORD_SIGNAL = "cord", 0.65
+"""The cord as it is drawn: what lies in the canal and is darker on T2 than half way from cord (0.4)
+to CSF. The CT alone often does not show where it is."""
 
 ACCEPTED, NOT_JUDGED = "accepted", "not judged: the support of this model is not calibrated"
 
@@ -152,7 +156,7 @@ class Fidelity:
         distance: Mahalanobis distance of the CT's features from the training stacks; None when
             the model has no reference.
         features: As `pipeline.ct_features.ct_features` measures them.
-        regions: By region; one that the stack does not show is left out.
+        regions: By `Region` and for the cord; one that the stack does not show is left out.
         excesses: Figures beyond their limits, the worst first; empty when all is usual.
         is_judged: Whether there were limits to judge by.
     """
@@ -160,7 +164,7 @@ class Fidelity:
     edges: Mapping[str, EdgeAgreement]
     distance: float | None
     features: Mapping[str, float]
-    regions: Mapping[Region, RegionDoubt]
+    regions: Mapping[str, RegionDoubt]
     excesses: tuple[Excess, ...]
     is_judged: bool
 
@@ -184,7 +188,7 @@ class Fidelity:
         """A sentence for every excess."""
         return tuple(one.sentence() for one in self.excesses)
 
-    def unsupported(self, *regions: Region) -> float | None:
+    def unsupported(self, *regions: str) -> float | None:
         """Share of the pixels of regions together; None when it is not known."""
         found = [self.regions[region] for region in regions if region in self.regions]
         shares = [(one.unsupported, one.pixels) for one in found if one.unsupported is not None]
@@ -236,11 +240,9 @@ def measure_fidelity(
     edges = edge_agreement(stack.values, t2, places, pixel_mm)
     features = ct_features(stack.values[_slices_of(places)])
     distance = None if reference is None else reference.distance(features)
-    regions = {
-        region: _region_doubt(mask, synthesis)
-        for region in Region
-        if (mask := places.region(region)).any()
-    }
+    masks: dict[str, Mask] = {region: places.region(region) for region in Region}
+    masks[CORD] = masks[Region.CANAL] & (t2 < CORD_SIGNAL)
+    regions = {name: _region_doubt(mask, synthesis) for name, mask in masks.items() if mask.any()}
     limits: Mapping[str, Limit] = {} if reference is None else reference.limits
     excesses = _excesses(_figures(edges, distance, regions), limits)
     return Fidelity(edges, distance, features, regions, excesses, reference is not None)
@@ -269,7 +271,7 @@ def _region_doubt(mask: Mask, synthesis: Synthesis) -> RegionDoubt:
 def _figures(
     edges: Mapping[str, EdgeAgreement],
     distance: float | None,
-    regions: Mapping[Region, RegionDoubt],
+    regions: Mapping[str, RegionDoubt],
 ) -> dict[str, float]:
     figures = {} if distance is None else {"distance": distance}
     if edges:
@@ -309,18 +311,27 @@ OUTLINED = "DASHED LINE: BRIGHT ON STIR, MAY BE INVENTED"
 NARROWED = "CANAL MAY BE NARROWER THAN SHOWN"
 """What the margin always says: the model draws CSF around a cord that has none (ADR 22)."""
 
+MOST_NAMED = 2
+"""Stretches that fit beside it."""
+
 SHARES = "UNSUPPORTED (9003)"
 """How the line of the margin begins that tells how much of a region is hatched."""
 
 
 def foot_notes(
-    fidelity: Fidelity, *, has_outlines: bool = False, shortfall: str | None = None
+    fidelity: Fidelity,
+    *,
+    has_outlines: bool = False,
+    narrowed: Sequence[str] = (),
+    shortfall: str | None = None,
 ) -> tuple[str, ...]:
     """What the margin of every slice says about support and limits, at most four short lines.
 
     Args:
         fidelity: Of the synthesis.
         has_outlines: Some slices have an outline (`pipeline.hyperintensity`).
+        narrowed: Stretches of faint CSF (`pipeline.narrowing`), by the discs at their ends; empty
+            where nobody can tell.
         shortfall: Why shares would say more than is known; it stands in their place.
     """
     shares = {
@@ -332,11 +343,19 @@ def foot_notes(
     first = f"{SHARES}: {', '.join(told)}" if told else "SUPPORT BY THE CT NOT KNOWN"
     if shortfall is not None:
         first = shortfall
-    notes = [first, NARROWED, OUTLINED] if has_outlines else [first, NARROWED]
+    notes = [first, NARROWED + (f", MOST AT {_listed(narrowed)}" if any(narrowed) else "")]
+    if has_outlines:
+        notes.append(OUTLINED)
     if fidelity.excesses:
         more = len(fidelity.excesses) - 1
         notes.append(f"WARNING {fidelity.excesses[0].short}" + (f" (+{more})" if more else ""))
     return tuple(notes)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """As many as the margin holds."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" (+{more})" if more > 0 else "")
 
 
 def _rounded(value: Any) -> Any:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.canal_rows import read_rows
 from pipeline.contrast import Contrast
-from pipeline.evaluation.canal import read_rows
 from pipeline.evaluation.counterfactual.run import CORD_SLICES, model_supporter
 from pipeline.evaluation.counterfactual.subjects import Subject
 from pipeline.evaluation.effaced import Effaced, EffacedTally
@@ -23,6 +23,7 @@ from pipeline.evaluation.report import canal_parts, effaced_table, targets_table
 from pipeline.evaluation.run import JUDGED, Canals, cases, fill_pool
 from pipeline.evaluation.scores import NOISE_HU, model_method
 from pipeline.evaluation.targets import canal_targets
+from pipeline.narrowing import faint_canal, is_faint
 from pipeline.phantom import Finding
 from pipeline.synthesis import Model, load_model
 from pipeline.training.calibrate import seed_range
@@ -61,10 +62,13 @@ def narrowed(model: Model, seeds: range) -> Effaced:
         subject = Subject.of(seed, CORD_SLICES)
         truth = subject.twin([Finding.CANAL_STENOSIS])
         ct = truth.ct + NOISE_HU * subject.noise()
-        drawn = read_rows(run(ct)[Contrast.T2], subject.course)
-        unsupported = None if supporter is None else supporter(ct).unsupported
-        true = read_rows(truth.t2, subject.course)
-        tally.add(drawn, true, truth.labels, subject.course, unsupported)
+        t2, walls = run(ct)[Contrast.T2], subject.course.between_walls(ct)
+        unsupported = None
+        if supporter is not None:
+            unsupported = supporter(ct).unsupported | faint_canal(t2, walls)
+        drawn, true = read_rows(t2, subject.course), read_rows(truth.t2, subject.course)
+        faint = is_faint(read_rows(t2, walls))
+        tally.add(drawn, true, truth.labels, subject.course, faint, unsupported)
     return tally.score()
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.canal import CORD_TISSUES, CanalRows
-from pipeline.evaluation.course import ACROSS_MM, Course
+from pipeline.canal_rows import CanalRows
+from pipeline.course import ACROSS_MM, Course
+from pipeline.evaluation.canal import CORD_TISSUES
 from pipeline.evaluation.injuries import Share
 from pipeline.geometry import Float64
 from pipeline.phantom import Tissue
@@ -32,6 +33,10 @@ class Effaced:
         phantoms: That have such rows.
         false_csf: Of the rows in which the true T2 shows no CSF on one side at least, those in
             which the pseudo-T2 shows it on both.
+        unmarked: Of the same rows, those in which it is on both and no stretch of faint CSF is
+            hatched (`pipeline.narrowing`): what misleads a reader of the support map too.
+        faint: Of the same rows, those in such a stretch.
+        faint_elsewhere: Of all other rows, also in phantoms that have no such rows: what it costs.
         step_true: There, by how much the fainter column is brighter than the cord in the true T2,
             CSF = 1.
         step_drawn: The same in the pseudo-T2.
@@ -46,6 +51,9 @@ class Effaced:
 
     phantoms: int
     false_csf: Share
+    unmarked: Share
+    faint: Share
+    faint_elsewhere: Share
     step_true: float
     step_drawn: float
     hatched: float
@@ -61,7 +69,7 @@ class EffacedTally:
 
     def __init__(self) -> None:
         # a line a row: is effaced in the true T2, in the labels, resolved there, in ours, hatched,
-        # step there, in ours
+        # step there, in ours, faint in ours
         self._rows: list[Float64] = []
         self._phantoms = 0
 
@@ -71,6 +79,7 @@ class EffacedTally:
         true: CanalRows,
         labels: NDArray[np.uint8],
         course: Course,
+        faint: Mask,
         unsupported: Mask | None = None,
     ) -> None:
         """Take up one phantom.
@@ -80,6 +89,7 @@ class EffacedTally:
             true: Of the true T2.
             labels: ``(slice, row, column)``.
             course: Of the canal.
+            faint: Points of `drawn` in stretches with faint CSF.
             unsupported: The support map, of the same shape; None where none was made.
         """
         effaced = ~true.is_resolved
@@ -89,21 +99,25 @@ class EffacedTally:
             hatched = hatched_share(unsupported, course)
         columns = (
             effaced, unlabeled(labels, course), true.is_resolved, drawn.is_resolved, hatched,
-            true.contrast * true.csf, drawn.contrast * drawn.csf,
+            true.contrast * true.csf, drawn.contrast * drawn.csf, faint,
         )  # fmt: skip
         self._rows.append(np.stack([np.asarray(c, dtype=np.float64) for c in columns], axis=1))
 
     def score(self) -> Effaced:
         """Over all."""
-        rows = np.concatenate(self._rows) if self._rows else np.empty((0, 7))
-        here, empty = rows[rows[:, 0] > 0], rows[rows[:, 1] > 0]
+        rows = np.concatenate(self._rows) if self._rows else np.empty((0, 8))
+        is_effaced, is_drawn, is_faint = (rows[:, n] > 0 for n in (0, 3, 7))
+        here, empty = rows[is_effaced], rows[rows[:, 1] > 0]
         return Effaced(
             self._phantoms,
-            Share.count(int(here[:, 3].sum()), len(here)),
+            Share.count(int((is_effaced & is_drawn).sum()), len(here)),
+            Share.count(int((is_effaced & is_drawn & ~is_faint).sum()), len(here)),
+            Share.count(int((is_effaced & is_faint).sum()), len(here)),
+            Share.count(int((~is_effaced & is_faint).sum()), len(rows) - len(here)),
             _mean(here[:, 5]),
             _mean(here[:, 6]),
             _mean(here[:, 4]),
-            _mean(rows[rows[:, 0] == 0, 4]),
+            _mean(rows[~is_effaced, 4]),
             Share.count(int(empty[:, 2].sum()), len(empty)),
             Share.count(int(empty[:, 3].sum()), len(empty)),
             _mean(empty[:, 5]),

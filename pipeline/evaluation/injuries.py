@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta, rankdata
 
-from pipeline.evaluation.course import Course
+from pipeline.course import Course
 from pipeline.geometry import Float32, Float64, Grid
 from pipeline.phantom import LEVELS, Finding, Patient, Tissue, TrainingPair, patient, render
 from pipeline.phantom.frame import Coordinates

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, gaussian_filter, minimum_filter
 
+from pipeline.canal_rows import read_rows
 from pipeline.contrast import Contrast
-from pipeline.evaluation.canal import read_rows
-from pipeline.evaluation.course import Course
+from pipeline.course import Course
 from pipeline.geometry import Float32
 
 Mask = NDArray[np.bool_]

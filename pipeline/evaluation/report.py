@@ -233,7 +233,8 @@ def _effaced_note() -> str:
         " slipped, or filled by a swollen cord. CSF that the pseudo-T2 shows on both sides there is"
         " drawn from habit, and hides a compression. *fainter column*: how much brighter than the"
         " cord it is, CSF = 1. *hatched*: mean share of the canal, wall to wall, that the support"
-        " map marks. *label map*: rows with less than half a millimeter of CSF on one side; where"
+        " map marks. *hatched as faint*: since both columns together are fainter than usual."
+        " *label map*: rows with less than half a millimeter of CSF on one side; where"
         " the true T2 is resolved there, fat or the gray matter of the cord passed for a column, so"
         " that the measurement misses most of what is narrow."
     )
@@ -253,6 +254,9 @@ def effaced_table(effaced: Effaced) -> str:
         (
             (f"CSF on both sides ({effaced.phantoms} phantoms)", share(effaced.false_csf), "none"),
             ("fainter column", number(effaced.step_drawn, ".2f"), number(effaced.step_true, ".2f")),
+            ("CSF on both sides, and not hatched as faint", share(effaced.unmarked), ""),
+            ("hatched as faint", share(effaced.faint), ""),
+            ("hatched as faint in all other rows", share(effaced.faint_elsewhere), ""),
             ("hatched in these rows", number(effaced.hatched, ".0%"), ""),
             ("hatched in the other rows", number(effaced.hatched_elsewhere, ".0%"), ""),
             ("CSF on both sides, of the rows without it in the label map",

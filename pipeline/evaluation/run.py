@@ -18,11 +18,13 @@ from scipy.stats import spearmanr
 from torch import Generator
 
 from pipeline.anatomy import Anatomy
+from pipeline.canal_rows import read_rows
 from pipeline.contrast import ALL_CONTRASTS, Contrast
-from pipeline.evaluation.canal import VERTEBRAE, CanalScore, CanalTally, read_rows
+from pipeline.course import Course, anatomy_course
+from pipeline.evaluation.canal import VERTEBRAE, CanalScore, CanalTally
 from pipeline.evaluation.counterfactual.run import model_supporter
 from pipeline.evaluation.counterfactual.subjects import Supporter
-from pipeline.evaluation.course import Course, anatomy_course, phantom_course
+from pipeline.evaluation.course import phantom_course
 from pipeline.evaluation.effaced import Effaced, EffacedTally, Mask
 from pipeline.evaluation.injuries import Detection, Sample, detect, samples_of
 from pipeline.evaluation.reference_free import ReferenceFree, measure, noise_change
@@ -36,6 +38,7 @@ from pipeline.evaluation.scores import (
     noisy,
 )
 from pipeline.geometry import Float32, Float64, Grid, Volume
+from pipeline.narrowing import faint_canal, is_faint
 from pipeline.phantom import Patient, Tissue, TrainingPair, patient
 from pipeline.support import SupportMap
 from pipeline.synthesis import Model, synthesize
@@ -217,10 +220,12 @@ class Canals:
         pair, course = case.pair, case.course
         self.canal.add(t2, pair, case.person, course, case.grid)
         drawn, true = read_rows(t2, course), read_rows(pair.t2, course)
+        walls = course.between_walls(case.ct)
         unsupported = None
         if self._supporter is not None and not true.is_resolved.all():
-            unsupported = _canal_map(self._supporter, case)
-        self.effaced.add(drawn, true, pair.labels, course, unsupported)
+            unsupported = _canal_map(self._supporter, case) | faint_canal(t2, walls)
+        faint = is_faint(read_rows(t2, walls))
+        self.effaced.add(drawn, true, pair.labels, course, faint, unsupported)
 
 
 def _canal_map(supporter: Supporter, case: Case) -> Mask:

@@ -14,8 +14,8 @@ from pathlib import Path
 from pydicom import dcmread
 
 from pipeline.anatomy import Anatomy, find_anatomy
+from pipeline.course import anatomy_course
 from pipeline.evaluation import perturbed
-from pipeline.evaluation.course import anatomy_course
 from pipeline.evaluation.pages import Row, markdown_table
 from pipeline.evaluation.reference_free import measure
 from pipeline.fidelity import measure_fidelity

@@ -125,6 +125,9 @@ def canal_targets(canal: CanalScore, effaced: Effaced) -> Iterator[Target]:
     yield Target("CSF drawn on both sides of the cord, of the rows where the true T2 shows none on"
                  " one", shown.value, FALSE_CSF, True,
                  f"{shown.hits} of {shown.of} rows, {effaced.phantoms} phantoms")  # fmt: skip
+    bare = effaced.unmarked
+    yield Target("of these rows, CSF drawn on both sides and not hatched as faint", bare.value,
+                 FALSE_CSF, True, f"{bare.hits} of {bare.of} rows")  # fmt: skip
 
 
 def _further(canal: CanalScore) -> float:

@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 from torch import Generator
 
 from pipeline.contrast import ALL_CONTRASTS, Contrast
+from pipeline.course import Course
 from pipeline.ct_features import ct_features, smallest_difference
+from pipeline.evaluation.course import phantom_course
 from pipeline.evaluation.injuries import Share
 from pipeline.evaluation.scores import noisy
 from pipeline.fidelity import ACCEPTED, is_low_bad, measure_fidelity
 from pipeline.geometry import Float32, Float64, Grid, Volume
+from pipeline.narrowing import hatch_faint
 from pipeline.phantom import Tissue, TrainingPair, patient
 from pipeline.phantom.landmarks import centerline_mm, discs_mm
 from pipeline.places import Places, Region, find_places
@@ -87,6 +90,7 @@ class Seen:
 
     stack: Volume
     places: Places
+    course: Course
     pair: TrainingPair
     synthesis: Synthesis
     is_injured: bool
@@ -249,8 +253,9 @@ def run(
         into_disc = -DISC_DEPTH_MM * grid.directions[2]
         walls = discs_mm(person)
         places = find_places(stack, line, {name: walls[name] + into_disc for name in DISCS})
+        course = phantom_course(person, own).between_walls(stack.values)
         synthesis = synthesize(stack, model, seed=seed, samples=samples)
-        yield Seen(stack, places, pair, synthesis, bool(person.findings))
+        yield Seen(stack, places, course, pair, synthesis, bool(person.findings))
         if tell is not None:
             tell(f"phantom {seed}, {number} of {len(seeds)}")
 
@@ -296,7 +301,7 @@ def _reference(
     reference = Reference.measured(rows, smallest, {}, len(uninjured))
     figures: dict[str, list[float]] = {"distance": [reference.distance(row) for row in rows]}
     for seen in uninjured:
-        made = with_support(seen.synthesis, calibration)
+        made = with_support(seen, calibration)
         found = measure_fidelity(seen.stack, made, seen.places, None).figures
         for name, value in found.items():
             figures.setdefault(name, []).append(value)
@@ -304,10 +309,10 @@ def _reference(
     return dataclasses.replace(reference, limits=limits)
 
 
-def with_support(synthesis: Synthesis, calibration: Calibration) -> Synthesis:
-    """The synthesis with the support map that a calibration makes of it."""
-    support = support_map(synthesis.spread, synthesis.doubt, calibration)
-    return dataclasses.replace(synthesis, support=support)
+def with_support(seen: Seen, calibration: Calibration) -> Synthesis:
+    """The synthesis with the support map that a calibration makes of it, as patients get it."""
+    support = support_map(seen.synthesis.spread, seen.synthesis.doubt, calibration)
+    return hatch_faint(dataclasses.replace(seen.synthesis, support=support), seen.course)
 
 
 def check(
@@ -318,7 +323,7 @@ def check(
     plain = dataclasses.replace(model, calibration=None)
     phantoms = run(plain, pool, seeds, calibration.samples, calibration.slices, tell)
     for seed, seen in zip(seeds, phantoms, strict=True):
-        made = with_support(seen.synthesis, calibration)
+        made = with_support(seen, calibration)
         tally.add(seen)
         if made.support is not None:
             tally.add_map(seen.pair, made.support.unsupported)

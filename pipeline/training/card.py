@@ -226,8 +226,9 @@ evaluation, with baselines, canal, injuries and the real neck, is in docs/evalua
 - The cord's place within the canal is part evidence, part prior; the lower the CT's contrast
   between cord and CSF, the more it is prior (docs/counterfactual.md says how much).
 - A narrowed canal may look wider, or open: a rim of CSF is drawn around the cord where there is
-  none. Do not judge compression of the cord, or the width of the canal at it, on these images; the
-  support map does not mark such places more than others (docs/evaluation.md).
+  none. Do not judge compression of the cord, or the width of the canal at it, on these images. The
+  support map hatches the canal where its CSF is faint, which is where most of that happens, and
+  not all (docs/evaluation.md).
 - Slices farther apart than 1 mm blur the CT in one direction, which no training saw.
 - Warnings are limits of single figures. Of uninjured phantoms more than one in a hundred is warned
   of (docs/adr/0008-fidelity-limits-are-measured.md).

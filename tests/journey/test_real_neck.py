@@ -135,7 +135,13 @@ def test_what_arrived_is_what_is_on_record(first: Visit) -> None:
     assert {one["state"] for one in job["deliveries"]} == {"delivered"}
     fidelity = job["measurements"]["synthesis"]["fidelity"]
     assert fidelity["verdict"]
-    assert set(fidelity["regions"]) == {"canal", "discs", "prevertebral", "interspinous", "bodies"}
+    assert set(fidelity["regions"]) == {
+        "canal", "cord", "discs", "prevertebral", "interspinous", "bodies",
+    }  # fmt: skip
+    # thin CSF above the nearly fused C4/5, and noise between the shoulders
+    narrowed = job["measurements"]["synthesis"]["narrowed"]
+    assert [one["near"].split(" ")[0] for one in narrowed][:1] == ["C3/4"]
+    assert any(one["near"].startswith("C5/6 to") for one in narrowed)
     assert first.chain_is_whole
     assert first.cli_story["syntheses"][0]["job_id"] == job["job_id"]
 

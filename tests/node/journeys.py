@@ -36,6 +36,7 @@ from node.stages import Order, PackagedInstance, Stages
 from node.summary import Pixels, summarize
 from node.workfiles import Made, Prepared
 from node.workflow import Worker
+from pipeline.course import Course
 from pipeline.geometry import Grid, Volume
 from pipeline.places import Places
 from pipeline.provenance import derive_uid, job_id, pixel_digest, seed_of
@@ -173,6 +174,7 @@ def prepare(paths: Sequence[Path]) -> Prepared:
     return Prepared(
         volume,
         Places(nowhere, nowhere, ()),
+        Course(np.empty((0, 3)), np.empty((0, 2)), np.empty(0), np.empty((0, 3))),
         uids,
         {"width_mm": 3.5},
         ("a warning",),

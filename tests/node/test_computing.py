@@ -25,6 +25,7 @@ from pipeline.errors import Declined
 from pipeline.fidelity import NARROWED, OUTLINED
 from pipeline.hyperintensity import outline
 from pipeline.levels import Level
+from pipeline.phantom import Tissue
 from pipeline.reformat import STACK_SHAPE, stack_grid
 from pipeline.support import Calibration
 from pipeline.symmetry import MidsagittalPlane
@@ -35,7 +36,7 @@ from tests.pipeline.test_fidelity import reference
 from tests.pipeline.test_hyperintensity import IN_BODY
 from tests.pipeline.test_secondary_capture import ct_headers, identity_of
 from tests.pipeline.test_support import calibration
-from tests.pipeline.toy_spine import toy_spine
+from tests.pipeline.toy_spine import FIRST_DISC, LEVEL_ROWS, discs_mm, toy_spine
 
 NAMES = ("C2/3", "C3/4", "C4/5", "C5/6", "C6/7", "C7/T1", "T1/2")
 
@@ -82,7 +83,9 @@ def headers() -> list[Dataset]:
 def prepared(headers: list[Dataset]) -> Prepared:
     toy = toy_spine()
     uids = tuple(str(ds.SOPInstanceUID) for ds in headers)
-    return Prepared(toy.stack, toy.places, uids, {}, (), ((40, "C2/3"),), {})
+    levels = {name: list(point) for name, point in discs_mm(toy.stack.grid).items()}
+    found = {"levels_confirmed": True, "levels_mm": levels}
+    return Prepared(toy.stack, toy.places, toy.course, uids, found, (), ((40, "C2/3"),), {})
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +196,34 @@ def test_a_bright_area_without_support_is_outlined_in_every_series_and_on_record
         assert drawn.any() == (index == 2)
         if one.ImageType[4] == "STIR":  # where no pixel has a signal of the line
             np.testing.assert_array_equal(drawn, line[index])
+
+
+def test_faint_csf_is_hatched_named_in_every_series_and_on_record(
+    model: Model, prepared: Prepared, order: Order, headers: list[Dataset]
+) -> None:
+    known = dataclasses.replace(model, calibration=calibration())
+    result = synthesize(prepared.stack, known, samples=2)
+    assert result.support is not None
+    truth = toy_spine().pair
+    row = FIRST_DISC + 3 * LEVEL_ROWS  # of C5/6
+    t2 = truth.t2.copy()
+    t2[:, row - 6 : row + 6][truth.labels[:, row - 6 : row + 6] == Tissue.CSF] = 0.5
+    support = dataclasses.replace(result.support, unsupported=np.zeros(t2.shape, dtype=np.bool_))
+    images = {Contrast.T2: t2, Contrast.STIR: truth.stir}
+    drawn = dataclasses.replace(result, images=images, support=support)
+    made = judged(drawn, prepared, known)
+    (narrowed,) = made.facts["narrowed"]
+    assert narrowed["near"] == "C5/6"
+    assert any(warning.startswith("faint CSF near C5/6") for warning in made.warnings)
+    assert made.unsupported is not None
+    hatched = np.flatnonzero(made.unsupported.any(axis=(0, 2)))
+    assert abs(hatched.mean() - row) < 2
+    for ds in read(known, made, prepared, order, headers):
+        assert f"{NARROWED}, MOST AT C5/6" in ds.ImageComments
+    unsure = dict(prepared.measurements) | {"levels_confirmed": False}
+    unnamed = judged(drawn, dataclasses.replace(prepared, measurements=unsure), known)
+    assert [one["near"] for one in unnamed.facts["narrowed"]] == [""]
+    assert NARROWED in unnamed.foot_notes
 
 
 def test_where_no_area_can_be_looked_for_the_record_does_not_say_that_there_is_none(

@@ -61,7 +61,7 @@ def pretended(toy: ToySpine, seed: int) -> Synthesis:
 def toys(model: Model, pool: Path, seeds: range, samples: int, *_: object) -> Iterator[Seen]:
     for seed in seeds:
         toy = toy_spine(seed)
-        yield Seen(toy.stack, toy.places, toy.pair, pretended(toy, seed), seed % 2 == 1)
+        yield Seen(toy.stack, toy.places, toy.course, toy.pair, pretended(toy, seed), seed % 2 == 1)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def test_the_file_holds_all_that_a_synthesis_needs(tiny: Calibrated) -> None:
 
 def test_scans_differ_and_can_be_drawn_again() -> None:
     toy = toy_spine(3)
-    seen = Seen(toy.stack, toy.places, toy.pair, pretended(toy, 3), False)
+    seen = Seen(toy.stack, toy.places, toy.course, toy.pair, pretended(toy, 3), False)
     one, other = module.scans(seen, 2), module.scans(seen, 2)
     assert one == other
     assert one[0] != one[1]

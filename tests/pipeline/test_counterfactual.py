@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from node.commands import countering
 from node.errors import Refuse
 from pipeline.contrast import Contrast
+from pipeline.course import Course
 from pipeline.evaluation.counterfactual import report, run
 from pipeline.evaluation.counterfactual.curves import response_curves
 from pipeline.evaluation.counterfactual.evidence import (
@@ -35,7 +36,6 @@ from pipeline.evaluation.counterfactual.run import Plan, Results, counterfactual
 from pipeline.evaluation.counterfactual.subjects import SEEDS, Subject
 from pipeline.evaluation.counterfactual.verdict import is_quiet, verdicts
 from pipeline.evaluation.counterfactual.visible import Visible, measure
-from pipeline.evaluation.course import Course
 from pipeline.evaluation.scores import Images, model_method
 from pipeline.geometry import Float32, Float64, Grid
 from pipeline.phantom import Finding, Rendered, Tissue, Variation

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.evaluation.canal import read_rows
+from pipeline.canal_rows import read_rows
 from pipeline.evaluation.effaced import Effaced, EffacedTally, unlabeled
 from pipeline.evaluation.report import effaced_table
 from pipeline.geometry import Float32
@@ -17,14 +17,17 @@ from tests.pipeline.test_counterfactual import drawn_canal, straight_course
 OPEN, NARROW = drawn_canal(0.0, 20.0), drawn_canal(3.6, 20.0)
 
 
-def scored(t2: Float32, truth: Rendered, share: float | None = None) -> Effaced:
+def scored(
+    t2: Float32, truth: Rendered, share: float | None = None, *, is_faint: bool = False
+) -> Effaced:
     course, tally = straight_course(), EffacedTally()
     unsupported = None
     if share is not None:
         unsupported = np.zeros(t2.shape, dtype=bool)
         unsupported[:, : round(share * t2.shape[1])] = True
     rows = read_rows(t2, course), read_rows(truth.t2, course)
-    tally.add(*rows, truth.labels, course, unsupported)
+    faint = np.full(len(course.index), is_faint)
+    tally.add(*rows, truth.labels, course, faint, unsupported)
     return tally.score()
 
 
@@ -45,6 +48,18 @@ def test_where_the_truth_shows_csf_there_is_nothing_to_count() -> None:
     assert (none.phantoms, none.false_csf.of) == (0, 0)
     assert math.isnan(none.false_csf.value)
     assert "| CSF on both sides (0 phantoms) | no rows | none |" in effaced_table(none)
+
+
+def test_rows_of_faint_csf_are_counted_here_and_elsewhere() -> None:
+    points = len(straight_course().index)
+    habit = scored(OPEN.t2, NARROW)
+    assert (habit.unmarked.hits, habit.unmarked.of) == (points, points)
+    assert (habit.faint.hits, habit.faint_elsewhere.of) == (0, 0)
+    marked = scored(OPEN.t2, NARROW, is_faint=True)
+    assert (marked.unmarked.hits, marked.faint.hits, marked.faint.of) == (0, points, points)
+    sound = scored(OPEN.t2, OPEN, is_faint=True)
+    assert (sound.faint.of, sound.faint_elsewhere.hits) == (0, points)
+    assert f"| hatched as faint | 100%, {points} of {points} rows |  |" in effaced_table(marked)
 
 
 def test_the_map_is_looked_up_in_the_canal_of_these_rows() -> None:

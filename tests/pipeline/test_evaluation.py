@@ -16,10 +16,12 @@ from PIL import Image
 from node.commands.judging import seeds_of
 from node.errors import Refuse
 from pipeline import labeling
+from pipeline.canal_rows import read_rows
 from pipeline.contrast import ALL_CONTRASTS, Contrast, SeriesKind
+from pipeline.course import ACROSS_MM, Course
 from pipeline.evaluation import canal_alone, report
-from pipeline.evaluation.canal import CanalTally, read_rows, true_cord_mm
-from pipeline.evaluation.course import ACROSS_MM, Course, phantom_course
+from pipeline.evaluation.canal import CanalTally, true_cord_mm
+from pipeline.evaluation.course import phantom_course
 from pipeline.evaluation.injuries import Sample, Share, auc, detect, samples_of
 from pipeline.evaluation.pages import finite
 from pipeline.evaluation.reference_free import ReferenceFree, measure

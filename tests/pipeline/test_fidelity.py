@@ -13,11 +13,12 @@ from pipeline.bone_edges import edge_agreement
 from pipeline.contrast import ALL_CONTRASTS, Contrast, SeriesKind
 from pipeline.ct_features import ct_features
 from pipeline.errors import Declined
-from pipeline.fidelity import NARROWED, OUTLINED, Fidelity, foot_notes, measure_fidelity
+from pipeline.fidelity import CORD, NARROWED, OUTLINED, Fidelity, foot_notes, measure_fidelity
 from pipeline.geometry import Float32
 from pipeline.phantom import Tissue
 from pipeline.places import Region
 from pipeline.reference import Limit, Reference
+from pipeline.reformat import STACK_SHAPE
 from pipeline.support import support_map
 from pipeline.synthesis import Synthesis
 from tests.pipeline.test_support import calibration
@@ -165,7 +166,7 @@ def test_what_is_usual_is_accepted() -> None:
     assert found.verdict == "accepted"
     assert found.warnings == ()
     found.check()
-    assert set(found.regions) == set(Region)
+    assert set(found.regions) == {*Region, CORD}
     canal = found.regions[Region.CANAL]
     assert canal.half_width[Contrast.T2] == pytest.approx(0.1)
     assert canal.unsupported == 0
@@ -191,6 +192,29 @@ def test_a_doubtful_canal_is_a_warning_with_value_limit_and_remedy() -> None:
     labeling.mark(pixels, SeriesKind.T2, (), foot_notes(found, has_outlines=True))
 
 
+def test_stretches_of_faint_csf_are_named_as_far_as_the_margin_holds_them() -> None:
+    found = measured(synthesis(doubt=0.3), reference())
+    long = ("C2/3 to C3/4", "C4/5 to C5/6", "C7/T1")
+    for narrowed, said in (
+        ((), NARROWED),
+        (("",), NARROWED),
+        (("C5/6",), f"{NARROWED}, MOST AT C5/6"),
+        (long, f"{NARROWED}, MOST AT C2/3 to C3/4, C4/5 to C5/6 (+1)"),
+    ):
+        notes = foot_notes(found, narrowed=narrowed)
+        assert notes[1] == said
+        labeling.mark(np.zeros(STACK_SHAPE, dtype=np.uint16), SeriesKind.T2, (), notes)
+
+
+def test_the_cord_is_what_the_picture_shows_dark_in_the_canal() -> None:
+    found = measured(synthesis(), reference())
+    cord, canal = found.regions[CORD], found.regions[Region.CANAL]
+    drawn = np.isin(TOY.pair.labels[TOY.places.region(Region.CANAL)], Tissue.CORD).sum()
+    assert 0 < cord.pixels < canal.pixels
+    assert cord.pixels == drawn
+    assert {"half_width.cord", "unsupported.cord"} <= found.figures.keys()
+
+
 def test_another_patients_picture_is_declined() -> None:
     flat = synthesis(t2=np.full(SHAPE, 0.5, dtype=np.float32))
     found = measured(flat, reference())
@@ -214,7 +238,7 @@ def test_a_ct_unlike_any_is_declined_and_comes_first() -> None:
 def test_every_figure_has_words_and_the_longest_warning_fits_the_margin() -> None:
     found = measured(synthesis(), reference())
     pixels = np.zeros(SHAPE, dtype=np.uint16)
-    assert len(found.figures) == 3 + 2 * len(Region)
+    assert len(found.figures) == 3 + 2 * len({*Region, CORD})
     for name in found.figures:
         excess = fidelity.Excess(name, 0.8765, 0.1234, False)
         assert excess.short.isascii()

@@ -33,7 +33,7 @@ def seen(tissue: Tissue, ct_tissue: Tissue, doubted: bool) -> Seen:
     support = SupportMap(dict.fromkeys(made.images, zeros), unsupported)
     images = {**made.images, Contrast.STIR: drawn}
     synthesis = replace(made, images=images, support=support)
-    return Seen(toy.stack, toy.places, pair, synthesis, True)
+    return Seen(toy.stack, toy.places, toy.course, pair, synthesis, True)
 
 
 def test_each_kind_of_area_is_counted_and_whether_it_was_outlined() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.course import Course, course_along
 from pipeline.geometry import Float32, Grid, Volume
 from pipeline.phantom import Tissue, TrainingPair
 from pipeline.places import Places, find_places
@@ -43,11 +44,12 @@ T2 = {
 
 @dataclass(frozen=True, eq=False)
 class ToySpine:
-    """CT, truth and places of one toy."""
+    """CT, truth, places and canal of one toy."""
 
     stack: Volume
     pair: TrainingPair
     places: Places
+    course: Course
 
 
 def toy_spine(seed: int = 0, noise_hu: float = 8.0) -> ToySpine:
@@ -63,6 +65,7 @@ def toy_spine(seed: int = 0, noise_hu: float = 8.0) -> ToySpine:
         stack,
         TrainingPair(ct.astype(np.float32), truth, stir, labels, labels.copy()),
         find_places(stack, centerline_mm(grid), discs_mm(grid)),
+        course_along(centerline_mm(grid), np.full(SHAPE[1], HALF_CANAL * 0.75), grid),
     )
 
 

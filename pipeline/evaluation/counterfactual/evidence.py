@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_structure
 
+from pipeline.canal_rows import read_rows
 from pipeline.contrast import Contrast
-from pipeline.evaluation.canal import CORD_TISSUES, read_rows, true_cord_mm
+from pipeline.course import Course
+from pipeline.evaluation.canal import CORD_TISSUES, true_cord_mm
 from pipeline.evaluation.counterfactual.subjects import Subject, Supporter
-from pipeline.evaluation.course import Course
 from pipeline.evaluation.scores import Method
 from pipeline.geometry import Float32, Float64
 from pipeline.phantom import Rendered, TrainingPair, Variation

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from pipeline.evaluation.course import Course, phantom_course
+from pipeline.course import Course
+from pipeline.evaluation.course import phantom_course
 from pipeline.evaluation.scores import Images
 from pipeline.geometry import Float32, Grid
 from pipeline.phantom import Finding, Patient, Rendered, Variation, patient, render
