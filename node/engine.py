@@ -22,6 +22,7 @@ from node.clock import to_text
 from node.errors import Retry
 from node.faults import Point, reach
 from node.ledger.entries import DeliveryEntry, Dispatch
+from node.ledger.patience import with_patience
 from node.ledger.syntheses import Syntheses
 
 APPLICATION: Final = "pseudomri"
@@ -52,7 +53,7 @@ def engine_url(settings: Settings) -> str:
     """Where the engine keeps its state: beside the ledger's file, or in its PostgreSQL, there in
     the schema `dbos`, so that the names of tables never meet."""
     if settings.node.database_url:
-        return settings.node.database_url
+        return with_patience(settings.node.database_url)
     return f"sqlite:///{settings.node.data_folder.absolute() / 'workflows.sqlite'}"
 
 

@@ -269,7 +269,9 @@ class Intake:
         try:
             response = self._take(reception, association_id)
         except Retry as error:
-            response = Response(Answer.OUT_OF_RESOURCES, str(error))
+            # The ledger has no place for a refusal either, and the sender has waited long enough.
+            log.error("instance refused, not on record", reason=str(error))
+            return Response(Answer.OUT_OF_RESOURCES, str(error))
         except Exception as error:
             response = Response(Answer.PROCESSING_FAILURE, describe(error))
         finally:

@@ -1,4 +1,5 @@
-"""Debian's PostgreSQL as a throwaway cluster: a socket in a temporary folder, no port, no password.
+"""Debian's PostgreSQL as a throwaway cluster: a socket in a temporary folder, no port, no password;
+and as a pair on loopback, of which one follows the other.
 
 The server refuses to run as root, so root lends it to a user who owns nothing.
 """
@@ -17,11 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import psutil
 import psycopg
 import pytest
 
 from node.ledger import migrate
 from node.records import Record
+from tests.peers import LOOPBACK, free_port, wait_until
 
 USER: Final = "pseudomri"
 _LENT_TO: Final = "nobody"
@@ -33,14 +36,16 @@ class PostgreSQL:
 
     Args:
         folder: Of its socket and data.
+        port: Names the socket.
     """
 
     folder: Path
+    port: int = 5432
     _serial: itertools.count[int] = field(default_factory=itertools.count)
 
     def url(self, name: str) -> str:
         """The URL of one of its databases."""
-        return f"postgresql://{USER}@/{name}?host={self.folder}"
+        return f"postgresql://{USER}@/{name}?host={self.folder}&port={self.port}"
 
     def new_database(self) -> str:
         """The URL of a new database with nothing in it."""
@@ -71,22 +76,113 @@ class PostgreSQL:
 @contextlib.contextmanager
 def start_postgresql() -> Iterator[PostgreSQL]:
     """A cluster for as long as the block runs; fails the test where it is not installed."""
-    # A socket's path may have 107 characters: pytest's own folders are longer.
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
-    data = folder / "data"
-    if os.geteuid() == 0:
-        os.chown(folder, *_owner())
-    try:
-        # Its own encoding and no locale: what a test sees does not depend on the machine.
-        options = ["--auth=trust", "--no-sync", "--encoding=UTF8", "--no-locale"]
-        _run("initdb", "-D", str(data), "-U", USER, *options)
-        settings = f"-c listen_addresses='' -c unix_socket_directories={folder}"
-        control = ["-D", str(data), "-w", "-l", str(folder / "log")]
-        _run("pg_ctl", *control, "-o", settings, "start")
+    with _folder() as folder:
+        server = Server(folder / "data", "-c listen_addresses=''")
+        server.create()
+        server.start()
         try:
             yield PostgreSQL(folder)
         finally:
-            _run("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
+            server.stop()
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server of Debian's PostgreSQL, with its socket and its log beside its data.
+
+    Args:
+        data: Its folder.
+        options: Of its command line.
+    """
+
+    data: Path
+    options: str
+
+    def create(self) -> None:
+        """With nothing in it."""
+        # Its own encoding and no locale: what a test sees does not depend on the machine.
+        options = ["--auth=trust", "--no-sync", "--encoding=UTF8", "--no-locale"]
+        _run("initdb", "-D", str(self.data), "-U", USER, *options)
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        folder = self.data.parent
+        options = f"{self.options} -c unix_socket_directories={folder}"
+        log = folder / f"{self.data.name}.log"
+        _run("pg_ctl", "-D", str(self.data), "-w", "-l", str(log), "-o", options, "start")
+
+    def stop(self, mode: str = "immediate") -> None:
+        """Returns when it is gone; see pg_ctl(1) for the modes."""
+        _run("pg_ctl", "-D", str(self.data), "-w", "-m", mode, "stop")
+
+    def kill(self) -> None:
+        """As when its host dies: all its processes, at once."""
+        first = psutil.Process(int((self.data / "postmaster.pid").read_text().split()[0]))
+        for process in [first, *first.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def promote(self) -> None:
+        """Make a standby the primary; returns when it takes writes."""
+        _run("pg_ctl", "-D", str(self.data), "-w", "promote")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A primary and a standby that has every acknowledged commit (streaming replication)."""
+
+    primary: Server
+    standby: Server
+    url: str
+
+
+@contextlib.contextmanager
+def start_pair(
+    primary_at: tuple[str, int] | None = None, standby_at: tuple[str, int] | None = None
+) -> Iterator[Pair]:
+    """Both of them and one empty database, as a site's administrator would set them up.
+
+    Args:
+        primary_at: Address and port to listen at; loopback without.
+        standby_at: The same of the other.
+    """
+    places = [place or (LOOPBACK, free_port()) for place in (primary_at, standby_at)]
+    with _folder() as folder, contextlib.ExitStack() as running:
+        primary, standby = (
+            Server(folder / name, f"-c listen_addresses={address} -c port={port}")
+            for name, (address, port) in zip(("primary", "standby"), places, strict=True)
+        )
+        primary.create()
+        primary.start()
+        running.callback(_stop_if_there, primary)
+        local = PostgreSQL(folder, port=places[0][1])
+        local.execute("CREATE DATABASE site")
+        copy = ["-R", "-X", "stream", "--checkpoint=fast", "--no-sync", "-D", str(standby.data)]
+        _run("pg_basebackup", "-h", str(folder), "-p", str(places[0][1]), "-U", USER, *copy)
+        standby.start()
+        running.callback(_stop_if_there, standby)
+        # Not before: the standby has a copy of the settings, and would wait for one of its own.
+        local.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        local.execute("SELECT pg_reload_conf()")
+        query = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
+        wait_until(lambda: local.execute(query), 30, "the standby follows")
+        hosts = "&".join(f"host={address}:{port}" for address, port in places)
+        yield Pair(primary, standby, f"postgresql://{USER}@/site?{hosts}")
+
+
+def _stop_if_there(server: Server) -> None:
+    with contextlib.suppress(AssertionError):
+        server.stop()
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    # A socket's path may have 107 characters: pytest's own folders are longer.
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+    if os.geteuid() == 0:
+        os.chown(folder, *_owner())
+    try:
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

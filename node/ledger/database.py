@@ -20,7 +20,13 @@ from typing import Any, Final, TypeVar, cast
 from sqlalchemy import Connection, CursorResult, Engine, Table, create_engine, event
 from sqlalchemy import update as sql_update
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import Update
@@ -29,6 +35,7 @@ from node import audit
 from node.clock import Clock, to_text
 from node.errors import Fenced, IllegalMove, LostRace, Retry, Stop
 from node.faults import Point, reach
+from node.ledger.patience import Limit, with_patience
 from node.ledger.plain import Plain, Writer, insertion, within
 from node.records import AuditEventRecord, Record
 from node.states import WorkerState
@@ -88,7 +95,10 @@ def connect(url: str) -> Engine:
     if backend == "postgresql":
         options = f"-c lock_timeout={int(BUSY_S * 1000)}"
         engine = create_engine(
-            parsed, connect_args={"options": options}, pool_timeout=BUSY_S, pool_pre_ping=True
+            with_patience(url),
+            connect_args={"options": options},
+            pool_timeout=BUSY_S,
+            pool_pre_ping=True,
         )
         event.listen(engine, "connect", _prepare_postgresql)
         event.listen(engine, "begin", _begin_postgresql)
@@ -124,6 +134,7 @@ class Database:
         self._readers: Final = read_only(self.engine)
         self._clock: Final = clock
         self._plain_writer: Final = Writer(self.engine, _BEGIN[self.engine.dialect.name])
+        self._is_served: Final = self.engine.dialect.name == "postgresql"
         self._driver: Final = cast(Any, self.engine.dialect.loaded_dbapi)
         # SQLite's own waiting polls and is unfair; threads of one process queue here instead.
         self._writer: Final = threading.Lock()
@@ -146,19 +157,22 @@ class Database:
             Fenced: When this process is a worker whose life was declared over.
         """
         with (
-            self._turn(),
+            self._turn() as limit,
             Session(self.engine, expire_on_commit=False) as session,
             session.begin(),
         ):
             # Take the turn now, not at the first statement: what is read must stay true.
-            self._check_fence(self.plain(session))
+            plain = self.plain(session)
+            limit.begin(plain.connection)
+            self._check_fence(plain)
             yield session
             reach(Point.LEDGER_COMMITTING)
 
     @contextmanager
     def writing(self) -> Iterator[Plain]:
         """As `transaction`, in plain SQL; see `node.ledger.plain`."""
-        with self._turn(), self._plain_writer.begun() as plain:
+        with self._turn() as limit, self._plain_writer.begun() as plain:
+            limit.begin(plain.connection)
             self._check_fence(plain)
             yield plain
             reach(Point.LEDGER_COMMITTING)
@@ -168,12 +182,12 @@ class Database:
         return within(session.connection(), self.engine)
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self) -> Iterator[Limit]:
         if not self._writer.acquire(timeout=BUSY_S):
             raise Retry(f"the ledger was busy for {BUSY_S:g} s; nothing was written")
         try:
-            with self._as_retry():
-                yield
+            with self._as_retry(), Limit(self._is_served).held() as limit:
+                yield limit
             reach(Point.LEDGER_COMMITTED)
         finally:
             self._writer.release()
@@ -242,8 +256,8 @@ class Database:
         except PoolTimeoutError as error:
             raise Retry(f"the ledger's database did not answer: {error}") from error
         except DBAPIError as error:
-            is_away = isinstance(error, OperationalError | InterfaceError)
-            # PostgreSQL ends the connection of a writer that was silent for too long.
+            # Internal: the server takes no writes, or ended the connection of a silent writer.
+            is_away = isinstance(error, OperationalError | InterfaceError | InternalError)
             if not (is_away or error.connection_invalidated):
                 raise
             # The message of the driver alone: SQLAlchemy's own would quote the parameters.
@@ -252,7 +266,6 @@ class Database:
             away = (
                 self._driver.OperationalError,
                 self._driver.InterfaceError,
-                # So psycopg says that PostgreSQL ended a silent writer's connection.
                 self._driver.InternalError,
             )
             if not isinstance(error, away):

@@ -25,6 +25,7 @@ class Plain:
     """
 
     def __init__(self, connection: Any, engine: Engine) -> None:
+        self.connection: Final = connection
         self._cursor: Final = connection.cursor()
         self._marker: Final = _MARKERS[engine.dialect.paramstyle]
 

@@ -127,8 +127,35 @@ def run(
         targets: Points and the roles that are to die there, in turn.
         database_url: An empty PostgreSQL; none for SQLite in the folder.
     """
+
+    def trouble(bench: Bench, killer: Killer, watch: Watch) -> None:
+        _kill(kills, targets, bench, killer, watch, tell)
+
+    return rehearse(trouble, seed, folder, tell, database_url)
+
+
+def rehearse(
+    trouble: Callable[[Bench, Killer, Watch], None],
+    seed: int,
+    folder: Path,
+    tell: Tell,
+    database_url: str = "",
+    is_pacs_kind: bool = False,
+) -> Outcome:
+    """Have senders send and a PACS take while there is trouble, let it settle, then count.
+
+    Args:
+        trouble: Ends when there is none any more.
+        seed: Of everything that is random.
+        folder: Of data, settings and logs; made when missing.
+        tell: Told how far it is.
+        database_url: An empty PostgreSQL; none for SQLite in the folder.
+        is_pacs_kind: From the beginning, not only when it settles.
+    """
     began = time.monotonic()
     pacs = UnreliablePacs(seed)
+    if is_pacs_kind:
+        pacs.is_kind.set()
     pacs.start()
     bench = Bench(folder, pacs.port, database_url)
     pacs.node_port = bench.port
@@ -139,7 +166,7 @@ def run(
     watch = Watch(bench.ledger, work)
     killer = Killer(bench.faults, bench.settings.node.data_folder / "locks", seed)
     try:
-        _kill(kills, targets, bench, killer, watch, tell)
+        trouble(bench, killer, watch)
         tell("letting it settle")
         for scanner in scanners:
             scanner.stop.set()

@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from node.audit import Kind, verify
 from node.clock import utc_now
 from node.errors import Retry, Stop
-from node.ledger import Ledger, database, open_ledger
+from node.ledger import Ledger, database, migrate, open_ledger, patience
 from tests.node.samples import SERIES_UID
 from tests.peers import wait_until
-from tests.postgresql import PostgreSQL
+from tests.postgresql import PostgreSQL, start_pair
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITERS, INSTANCES = 2, 30
@@ -114,6 +115,71 @@ def test_a_connection_that_was_ended_asks_for_a_retry(
         write()
     assert list(ledger.reports.events()) == []
     ledger.receiving.open_association("receive-0", "CT1", "US", "127.0.0.1")
+
+
+def test_a_server_that_takes_no_writes_any_more_asks_for_a_retry(
+    postgresql: PostgreSQL, ledger: Ledger
+) -> None:
+    """As a primary that has become a standby, for a connection that was open before."""
+
+    def is_refused() -> bool:
+        try:
+            ledger.receiving.open_association("receive-0", "CT1", "US", "127.0.0.1")
+        except Retry as error:
+            return "read-only" in str(error)
+        return False
+
+    assert not is_refused()
+    postgresql.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+    try:
+        postgresql.execute("SELECT pg_reload_conf()")
+        wait_until(is_refused, 10)
+        with pytest.raises(Retry, match="read-only"):
+            ledger.workers.begin("work", "host", 1, "1")
+    finally:
+        postgresql.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        postgresql.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: not is_refused(), 10)
+
+
+def test_without_the_standby_nobody_is_told_success_nor_waits_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patience, "TURN_S", 1.0)
+    monkeypatch.setattr(database, "BUSY_S", 2.0)
+    with start_pair() as pair:
+        migrate(pair.url)
+        ledger = open_ledger(pair.url, utc_now)
+
+        def write() -> bool:
+            try:
+                ledger.receiving.open_association("receive-0", "CT1", "US", "127.0.0.1")
+                ledger.workers.begin("work", "host", 1, "1")
+            except Retry:
+                return False
+            return True
+
+        assert write()
+        pair.standby.stop("fast")
+        began = time.monotonic()
+        # One waits for the standby, the next for that one.
+        assert not write()
+        assert not write()
+        assert time.monotonic() - began < 15
+        pair.standby.start()
+        wait_until(write, 30)
+        assert verify(list(ledger.reports.events())) is None
+        ledger.close()
+
+
+def test_what_a_site_says_of_its_database_stands() -> None:
+    site = "postgresql://me:s%40y@/db?host=a%3A1&host=b%3A2&connect_timeout=60"
+    found = make_url(patience.with_patience(site))
+    assert found.password == "s@y"
+    assert found.query["host"] == ("a:1", "b:2")
+    assert found.query["connect_timeout"] == "60"
+    assert found.query["target_session_attrs"] == "read-write"
+    assert patience.with_patience("sqlite:///x/node.sqlite") == "sqlite:///x/node.sqlite"
 
 
 @pytest.mark.parametrize("parameter", ["fsync", "synchronous_commit"])
