@@ -261,6 +261,7 @@ def _receive(settings: Settings, place: Place, turns: Turns, on_ready: OnReady) 
     gc.freeze()
     try:
         on_ready(f"port={receiver.port} ae={settings.node.ae_title}")
+        turns.beside(receiver.close_gone, BEAT_S, "gone")
         if place.number == 0:
             _look_after_series(settings, ledger, archive, turns)
         else:

@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
@@ -178,6 +179,10 @@ class Receiver:
         # Who has a place; those that are gone stay until the next comes.
         self._guests: dict[Association, _Guest] = {}
         self._server: ThreadedAssociationServer | None = None
+        # Held while an association goes on record, so that it is not taken for one that is gone.
+        self._opening: Final = threading.Lock()
+        # Whether the record may hold associations open that are not.
+        self._has_gone: Final = threading.Event()
 
     @property
     def port(self) -> int:
@@ -418,10 +423,34 @@ class Receiver:
         # Only the association's own thread comes here for it.
         if guest.association_id is None:
             sender = guest.sender
-            guest.association_id = self._receiving.open_association(
-                self._process, sender.calling_ae, sender.called_ae, sender.address
-            )
+            with self._opening, self._gone_if_unknown():
+                guest.association_id = self._receiving.open_association(
+                    self._process, sender.calling_ae, sender.called_ae, sender.address
+                )
         return guest.association_id
+
+    @contextmanager
+    def _gone_if_unknown(self) -> Iterator[None]:
+        """When the ledger does not answer, nobody knows whether it has done it."""
+        try:
+            yield
+        except Retry:
+            self._has_gone.set()
+            raise
+
+    def close_gone(self) -> int:
+        """Close on record what ended, or never began, while the ledger did not answer; how many.
+
+        Raises:
+            Retry: When it still does not.
+        """
+        if not self._has_gone.is_set():
+            return 0
+        self._has_gone.clear()
+        with self._opening, self._gone_if_unknown():
+            known = [guest.association_id for guest in list(self._guests.values())]
+            here = frozenset(number for number in known if number is not None)
+            return self._receiving.close_orphans(self._process, here)
 
     def _close(self, association: Association, ending: Ending) -> None:
         guest = self._guests.get(association)
@@ -429,9 +458,10 @@ class Receiver:
             return
         known, guest.association_id = guest.association_id, None
         try:
-            self._receiving.close_association(known, ending)
+            with self._gone_if_unknown():
+                self._receiving.close_association(known, ending)
         except Retry as error:
-            # Completion counts a silent association as gone after `completion.abandoned_s`.
+            # Until `close_gone`; completion counts it as gone after `completion.abandoned_s`.
             log.error("association stays open on record", association=known, reason=str(error))
         log.info("association closed", association=known, ending=str(ending))
 

@@ -8,7 +8,7 @@ the files before it was called: only then may the peers hear success.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, cast
@@ -167,15 +167,21 @@ class Receiving:
                 .values(closed_at=self._database.now(), ending=str(ending))
             )
 
-    def close_orphans(self, process: str) -> int:
-        """Close what an earlier life of this process left open; returns how many there were."""
+    def close_orphans(self, process: str, here: Set[int] = frozenset()) -> int:
+        """Close what this process, or an earlier life of it, left open; how many there were.
+
+        Args:
+            process: Whose associations.
+            here: The ids of those that it still has.
+        """
         with self._database.transaction() as session:
             rows = list(
                 session.scalars(
                     select(AssociationRecord).filter_by(process=process, closed_at=None)
                 )
             )
-            for row in rows:
+            orphans = [row for row in rows if row.id not in here]
+            for row in orphans:
                 row.closed_at = self._database.now()
                 row.ending = str(Ending.ORPHANED)
                 self._database.append_audit(
@@ -185,7 +191,7 @@ class Receiving:
                     process,
                     {"calling_ae": row.calling_ae, "peer_address": row.peer_address},
                 )
-            return len(rows)
+            return len(orphans)
 
     def refuse_association(
         self, calling_ae: str, called_ae: str, peer_address: str, reason: str, count: int = 1

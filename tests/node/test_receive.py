@@ -574,6 +574,31 @@ def test_a_restart_closes_what_was_left_open(start: Start) -> None:
     assert list((station.archive.folder / "incoming").iterdir()) == []
 
 
+def test_what_ended_while_the_ledger_was_busy_is_closed_later(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    station = start()
+    monkeypatch.setattr(database, "BUSY_S", 0.2)
+    with associated(station.port) as stays:
+        assert store(stays, ct(0))[0] == 0x0000
+        with station.ledger.database.transaction(), associated(station.port) as one:
+            # It has no place on record, and one that had ends meanwhile.
+            assert store(one, ct(1))[0] == 0xA700
+        with associated(station.port) as one:
+            assert store(one, ct(1))[0] == 0x0000
+            busy = station.ledger.database.transaction()
+            busy.__enter__()
+        wait_until(lambda: station.receiver.open_associations == 1, 10)
+        with pytest.raises(Retry):
+            station.receiver.close_gone()
+        busy.__exit__(None, None, None)
+        assert station.endings() == [None, None]
+        assert station.receiver.close_gone() == 1
+        assert station.receiver.close_gone() == 0
+        assert station.endings() == [None, "orphaned"]
+    assert station.endings() == ["released", "orphaned"]
+
+
 def test_stopping_waits_for_senders_and_then_aborts(tmp_path: Path) -> None:
     station = Station(tmp_path)
     with associated(station.port) as association:
