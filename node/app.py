@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
@@ -30,7 +30,7 @@ from node.completion import CompletionLoop
 from node.counting import archive_count
 from node.engine import Dispatcher, engine_url, prepare_engine
 from node.errors import Fenced, Retry, Stop
-from node.ledger import Ledger, migrate
+from node.ledger import Ledger, migrate, open_ledger
 from node.ledger.entries import NewSynthesis
 from node.ledger.series import HeldSeries
 from node.lock import forget_why, hold, names, tell_why
@@ -83,6 +83,7 @@ def prepare(settings: Settings) -> None:
 
     Raises:
         Stop: When the folder cannot be written or the ledger is of a newer program.
+        Retry: When the database does not answer, or the shared folder is not mounted.
     """
     try:
         settings.node.data_folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,31 @@ def prepare(settings: Settings) -> None:
             f" none: {error.strerror}"
         ) from error
     migrate(ledger_url(settings))
+    _expect_archive(settings)
     prepare_engine(engine_url(settings))
+
+
+def _expect_archive(settings: Settings) -> None:
+    """Begin on no folder that is empty because it is not mounted: what were stored there would be
+    under the mount later, and the other hosts would never see it.
+
+    Raises:
+        Retry: When there is no archive, and the ledger in PostgreSQL names files of it.
+    """
+    folder = settings.node.data_folder
+    if not settings.node.database_url or (folder / "archive").exists():
+        return
+    ledger = open_ledger(ledger_url(settings), utc_now)
+    try:
+        with closing(ledger.holdings.files()) as files:
+            held = next(files, None)
+    finally:
+        ledger.close()
+    if held is not None:
+        raise Retry(
+            f"expected the archive of this database in {folder}, found none. Is the shared folder"
+            " mounted, and does node.data_folder name it?"
+        )
 
 
 @dataclass(frozen=True)

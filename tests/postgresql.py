@@ -24,6 +24,7 @@ import pytest
 
 from node.ledger import migrate
 from node.records import Record
+from tests.namespaces import Host
 from tests.peers import LOOPBACK, free_port, wait_until
 
 USER: Final = "pseudomri"
@@ -74,10 +75,14 @@ class PostgreSQL:
 
 
 @contextlib.contextmanager
-def start_postgresql() -> Iterator[PostgreSQL]:
-    """A cluster for as long as the block runs; fails the test where it is not installed."""
+def start_postgresql(address: str = "''") -> Iterator[PostgreSQL]:
+    """A cluster for as long as the block runs; fails the test where it is not installed.
+
+    Args:
+        address: To listen at beside its socket.
+    """
     with _folder() as folder:
-        server = Server(folder / "data", "-c listen_addresses=''")
+        server = Server(folder / "data", f"-c listen_addresses={address}")
         server.create()
         server.start()
         try:
@@ -93,23 +98,28 @@ class Server:
     Args:
         data: Its folder.
         options: Of its command line.
+        prefix: What its commands begin with; see `tests.namespaces.Host`.
     """
 
     data: Path
     options: str
+    prefix: tuple[str, ...] = ()
 
     def create(self) -> None:
         """With nothing in it."""
         # Its own encoding and no locale: what a test sees does not depend on the machine.
         options = ["--auth=trust", "--no-sync", "--encoding=UTF8", "--no-locale"]
         _run("initdb", "-D", str(self.data), "-U", USER, *options)
+        with (self.data / "pg_hba.conf").open("a") as rules:
+            rules.write("host all,replication all samenet trust\n")
 
     def start(self) -> None:
         """Returns when it answers."""
         folder = self.data.parent
         options = f"{self.options} -c unix_socket_directories={folder}"
         log = folder / f"{self.data.name}.log"
-        _run("pg_ctl", "-D", str(self.data), "-w", "-l", str(log), "-o", options, "start")
+        where = ["-D", str(self.data), "-l", str(log), "-o", options]
+        _run("pg_ctl", "-w", *where, "start", prefix=self.prefix)
 
     def stop(self, mode: str = "immediate") -> None:
         """Returns when it is gone; see pg_ctl(1) for the modes."""
@@ -137,28 +147,32 @@ class Pair:
 
 
 @contextlib.contextmanager
-def start_pair(
-    primary_at: tuple[str, int] | None = None, standby_at: tuple[str, int] | None = None
-) -> Iterator[Pair]:
+def start_pair(other: Host | None = None) -> Iterator[Pair]:
     """Both of them and one empty database, as a site's administrator would set them up.
 
     Args:
-        primary_at: Address and port to listen at; loopback without.
-        standby_at: The same of the other.
+        other: Where the primary runs; beside its standby, on loopback, without.
     """
-    places = [place or (LOOPBACK, free_port()) for place in (primary_at, standby_at)]
+    ports = free_port(), free_port()
+    addresses = (other.address, other.ours) if other else (LOOPBACK, LOOPBACK)
     with _folder() as folder, contextlib.ExitStack() as running:
         primary, standby = (
-            Server(folder / name, f"-c listen_addresses={address} -c port={port}")
-            for name, (address, port) in zip(("primary", "standby"), places, strict=True)
+            Server(folder / name, f"-c listen_addresses={address} -c port={port}", prefix)
+            for name, address, port, prefix in zip(
+                ("primary", "standby"),
+                addresses,
+                ports,
+                (other.prefix if other else (), ()),
+                strict=True,
+            )
         )
         primary.create()
         primary.start()
         running.callback(_stop_if_there, primary)
-        local = PostgreSQL(folder, port=places[0][1])
+        local = PostgreSQL(folder, port=ports[0])
         local.execute("CREATE DATABASE site")
         copy = ["-R", "-X", "stream", "--checkpoint=fast", "--no-sync", "-D", str(standby.data)]
-        _run("pg_basebackup", "-h", str(folder), "-p", str(places[0][1]), "-U", USER, *copy)
+        _run("pg_basebackup", "-h", addresses[0], "-p", str(ports[0]), "-U", USER, *copy)
         standby.start()
         running.callback(_stop_if_there, standby)
         # Not before: the standby has a copy of the settings, and would wait for one of its own.
@@ -166,7 +180,7 @@ def start_pair(
         local.execute("SELECT pg_reload_conf()")
         query = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
         wait_until(lambda: local.execute(query), 30, "the standby follows")
-        hosts = "&".join(f"host={address}:{port}" for address, port in places)
+        hosts = "&".join(f"host={a}:{port}" for a, port in zip(addresses, ports, strict=True))
         yield Pair(primary, standby, f"postgresql://{USER}@/site?{hosts}")
 
 
@@ -187,10 +201,14 @@ def _folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(program: str, *arguments: str) -> None:
+def _run(program: str, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
     command = [str(_found(program)), *arguments]
     user, group = _owner()
     lent = {"user": user, "group": group, "extra_groups": []} if os.geteuid() == 0 else {}
+    if prefix:
+        # Only root can go where the prefix leads.
+        lend = ("setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups")
+        command, lent = [*prefix, *lend, *command], {}
     # Not a pipe: the server inherits it and would keep it open.
     with tempfile.TemporaryFile("w+") as output:
         done = subprocess.run(

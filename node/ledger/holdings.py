@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,7 +34,7 @@ class Holdings:
     def __init__(self, database: Database) -> None:
         self._database: Final = database
 
-    def files(self) -> Iterator[Holding]:
+    def files(self) -> Generator[Holding, None, None]:
         """Every file, in one consistent view, which stands until the last one was taken."""
         with self._database.reading() as session:
             for record in (InstanceRecord, QuarantineRecord, OutputRecord):

@@ -40,6 +40,7 @@ from pipeline.course import Course
 from pipeline.geometry import Grid, Volume
 from pipeline.places import Places
 from pipeline.provenance import derive_uid, job_id, pixel_digest, seed_of
+from tests.namespaces import enter
 from tests.node.samples import store
 from tests.peers import wait_until
 
@@ -329,9 +330,11 @@ def die_after(step: Callable[..., Any], point: str, marks: Marks, where: str) ->
 
 
 def work(
-    settings: Settings, marks: Marks, where: str, model_digest: str, is_stubborn: bool
+    settings: Settings, marks: Marks, where: str, model_digest: str, is_stubborn: bool, host: str
 ) -> None:
     """What a worker process does, until it dies."""
+    if host:
+        enter(host)
     ledger, archive = open_parts(settings, "work")
     stages = dying_stages(marks, where, model_digest)
     worker = Worker(settings, ledger, archive, stages, utc_now)
@@ -360,6 +363,7 @@ class WorkerProcess:
         where: It dies, or stalls.
         model_digest: Of the model it says it has.
         is_stubborn: Whether it goes on when it was declared dead.
+        host: It runs on, of `tests.namespaces`; this one without.
     """
 
     def __init__(
@@ -369,10 +373,11 @@ class WorkerProcess:
         where: str,
         model_digest: str = MODEL_DIGEST,
         is_stubborn: bool = False,
+        host: str = "",
     ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
-        arguments = (settings, marks, where, model_digest, is_stubborn)
+        arguments = (settings, marks, where, model_digest, is_stubborn, host)
         self._process = context.Process(target=work, args=arguments, daemon=True)
         self._process.start()
 

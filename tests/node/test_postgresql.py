@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
+from node.app import prepare
 from node.audit import Kind, verify
 from node.clock import utc_now
 from node.errors import Retry, Stop
 from node.ledger import Ledger, database, migrate, open_ledger, patience
+from tests.node.journeys import open_parts, put_ct_on_record, settings_for
 from tests.node.samples import SERIES_UID
 from tests.peers import wait_until
 from tests.postgresql import PostgreSQL, start_pair
@@ -170,6 +172,23 @@ def test_without_the_standby_nobody_is_told_success_nor_waits_for_ever(
         wait_until(write, 30)
         assert verify(list(ledger.reports.events())) is None
         ledger.close()
+
+
+def test_a_shared_folder_that_is_not_mounted_is_told_from_a_new_one(
+    url: str, tmp_path: Path
+) -> None:
+    settings = settings_for(tmp_path / "data", [], {"node": {"database_url": url}})
+    prepare(settings)
+    ledger, archive = open_parts(settings)
+    put_ct_on_record(ledger, archive)
+    ledger.close()
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    with pytest.raises(Retry, match="Is the shared folder mounted"):
+        prepare(settings)
+    assert list((tmp_path / "data").iterdir()) == []
+    (tmp_path / "data").rmdir()
+    (tmp_path / "elsewhere").rename(tmp_path / "data")
+    prepare(settings)
 
 
 def test_what_a_site_says_of_its_database_stands() -> None:
