@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+from contextlib import suppress
+from typing import Final
+
+# So often within the time in which systemd wants to hear of us; it recommends twice.
+_TIMES: Final = 4
 
 
 def notify(state: str) -> bool:
@@ -16,3 +22,24 @@ def notify(state: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.sendto(state.encode("ascii"), name)
     return True
+
+
+class Watchdog:
+    """Tells systemd that this service goes on, as often as it wants to hear it (WatchdogSec)."""
+
+    def __init__(self) -> None:
+        limit_us = int(os.environ.get("WATCHDOG_USEC", "0"))
+        # Meant for us, and not for whoever started us.
+        is_ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self._every_s: Final = limit_us / 1e6 / _TIMES if is_ours else 0.0
+        self._told_s = 0.0
+
+    def tell(self) -> None:
+        """It goes on; call this as often as you like."""
+        now_s = time.monotonic()
+        if not self._every_s or now_s - self._told_s < self._every_s:
+            return
+        self._told_s = now_s
+        # Who does not listen will not hear, and restarts us or not.
+        with suppress(OSError):
+            notify("WATCHDOG=1")

@@ -98,6 +98,8 @@ class Supervisor:
         on_ready: Told once, with the lines of those that are ready, when all have become so or, the
             acceptors apart, have died once.
         hung_s: A role that has not spoken for so long stands still; 0 for never.
+        on_well: Told at each turn, ten a second, in which an acceptor, or a role that runs apart
+            from them, does its work.
     """
 
     def __init__(
@@ -106,10 +108,12 @@ class Supervisor:
         arguments: Sequence[str],
         on_ready: Callable[[list[str]], None],
         hung_s: float,
+        on_well: Callable[[], None] = lambda: None,
     ) -> None:
         self._children: Final = [_Child(place) for place in places]
         self._arguments: Final = list(arguments)
         self._on_ready: Final = on_ready
+        self._on_well: Final = on_well
         acceptors = [child for child in self._children if child.place.role is Role.RECEIVE]
         # A role that runs apart from the acceptors has nobody to keep going.
         self._needed: Final = acceptors or self._children
@@ -130,6 +134,8 @@ class Supervisor:
                 for child in self._children:
                     self._tend(child)
                 self._kill_hung()
+                if any(child.process is not None and child.is_ready for child in self._needed):
+                    self._on_well()
                 stop.wait(_POLL_S)
         finally:
             self._end()

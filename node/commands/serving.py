@@ -18,7 +18,7 @@ from node.app import Place, Role, prepare, run_role
 from node.commands.common import Exit, exit_code, settings_of
 from node.errors import NodeError
 from node.model_folder import model_identity
-from node.notify import notify
+from node.notify import Watchdog, notify
 from node.supervisor import ALIVE, READY, Supervisor, open_port
 
 
@@ -41,7 +41,8 @@ def serve(config: Path | None, role: Role | None) -> None:
         acceptors = [Place(Role.RECEIVE, n, port) for n in range(settings.receive.processes)]
         places = [*acceptors, Place(Role.WORK), Place(Role.WEB)]
         wanted = [place for place in places if role in (None, place.role)]
-        Supervisor(wanted, arguments, _say_all_ready, settings.node.hung_s).run(stop)
+        hung_s, watchdog = settings.node.hung_s, Watchdog()
+        Supervisor(wanted, arguments, _say_all_ready, hung_s, watchdog.tell).run(stop)
 
 
 def serve_place(config: Path | None, role: Role, number: int, listener: int | None) -> NoReturn:
