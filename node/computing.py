@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from scipy.interpolate import make_interp_spline
 
 from config.settings import SynthesisSettings
 from node.clock import from_text
@@ -24,11 +25,13 @@ from node.logs import describe
 from node.stages import Order, PackagedInstance, Stages
 from node.workfiles import Made, Prepared
 from pipeline.anatomy import Anatomy, find_anatomy
+from pipeline.canal_width import mid_vertebrae
 from pipeline.contrast import ALL_CONTRASTS, Contrast, SeriesKind
 from pipeline.course import anatomy_course
 from pipeline.fidelity import SHARES, Fidelity, foot_notes, measure_fidelity
 from pipeline.geometry import Float32, Grid, Volume
 from pipeline.hyperintensity import Areas, facts_of, outlined, unsupported_areas
+from pipeline.levels import GAP_MM
 from pipeline.narrowing import Narrowing, find_narrowings, hatch_faint
 from pipeline.places import find_places
 from pipeline.provenance import pixel_digest, software_versions
@@ -331,11 +334,18 @@ def _legend(foot_notes: Sequence[str]) -> tuple[str, ...]:
 
 
 def side_notes(anatomy: Anatomy, grid: Grid) -> tuple[tuple[int, str], ...]:
-    """The names of the levels at the rows of their discs, or that they cannot be trusted."""
+    """The vertebrae C2 to T1 at the rows of their middles, or that no name can be trusted."""
     if not anatomy.levels_confirmed:
         first = grid.shape[1] // 2 - UNCONFIRMED_ROWS
         return tuple((first + n * UNCONFIRMED_ROWS, text) for n, text in enumerate(UNCONFIRMED))
-    rows = [(round(float(grid.to_index(x.disc_mm)[1])), x.name) for x in anatomy.levels]
+    arcs_mm = [level.arc_mm for level in anatomy.levels]
+    row_at = make_interp_spline(
+        arcs_mm, [grid.to_index(level.disc_mm)[1] for level in anatomy.levels], k=1
+    )
+    middles = mid_vertebrae(anatomy.levels)
+    # T1/2 is a level only where it shows.
+    middles.setdefault("T1", arcs_mm[-1] + GAP_MM[-1] / 2)
+    rows = [(round(float(row_at(arc_mm))), name) for name, arc_mm in middles.items()]
     # A note needs half its height on both sides.
     return tuple((row, name) for row, name in rows if 8 <= row < grid.shape[1] - 8)
 

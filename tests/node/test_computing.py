@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +56,14 @@ def test_confirmed_levels_are_named_where_they_are() -> None:
     found = anatomy(True)
     grid = stack_grid(found)
     notes = side_notes(found, grid)
-    assert [name for _, name in notes] == list(NAMES)
-    for (row, _), level in zip(notes, found.levels, strict=True):
-        assert abs(grid.to_index(level.disc_mm)[1] - row) <= 0.5
+    assert [name for _, name in notes] == ["C2", "C3", "C4", "C5", "C6", "C7", "T1"]
+    discs = [grid.to_index(level.disc_mm)[1] for level in found.levels]
+    for (row, _), (above, below) in zip(notes[1:], pairwise(discs), strict=True):
+        assert row == pytest.approx((above + below) / 2, abs=0.5)
+    # half a vertebra above the disc C2/3
+    assert notes[0][0] == pytest.approx(discs[0] - 8.0 / grid.spacing_mm[1], abs=0.5)
+    without_last = dataclasses.replace(found, levels=found.levels[:-1])
+    assert side_notes(without_last, grid)[-1][1] == "T1"
 
 
 def test_unconfirmed_levels_are_not_named_but_said_to_be_so_on_every_slice() -> None:
@@ -85,7 +91,7 @@ def prepared(headers: list[Dataset]) -> Prepared:
     uids = tuple(str(ds.SOPInstanceUID) for ds in headers)
     levels = {name: list(point) for name, point in discs_mm(toy.stack.grid).items()}
     found = {"levels_confirmed": True, "levels_mm": levels}
-    return Prepared(toy.stack, toy.places, toy.course, uids, found, (), ((40, "C2/3"),), {})
+    return Prepared(toy.stack, toy.places, toy.course, uids, found, (), ((40, "C3"),), {})
 
 
 @pytest.fixture(scope="module")
