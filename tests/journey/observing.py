@@ -26,8 +26,8 @@ from tests.peers import Orthanc, wait_until
 
 # A synthesis takes seconds; a machine that also runs other tests may need minutes.
 ARRIVAL_S = 300.0
-# To look at a whole journey takes as long as the usual pause, and the node needs the processor too.
-PAUSE_S = 0.25
+# To look at a whole journey takes longer than the usual pause, and the node needs the processor.
+PAUSE_S = 1.0
 
 
 @dataclass(frozen=True)

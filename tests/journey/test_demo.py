@@ -138,8 +138,12 @@ def test_a_demo_that_is_ended_takes_its_node_along(
     assert not left
 
 
-def test_bench_tells_where_the_time_goes(phantom_ct: PhantomFolder) -> None:
-    done = pseudomri("bench", "journey", "--ct", phantom_ct(2), "--samples", 0, "--json")
+def test_bench_tells_where_the_time_goes(
+    phantom_ct: PhantomFolder, images_only: ImagesOnly
+) -> None:
+    weights = {"PSEUDOMRI_SYNTHESIS__MODEL_FOLDER": images_only["synthesis"]["model_folder"]}
+    options = ("--ct", phantom_ct(2), "--samples", 0, "--json")
+    done = pseudomri("bench", "journey", *options, **weights)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["state"] == "committed"
