@@ -80,7 +80,8 @@ class AnnouncedSeries:
         with fetcher.alone():
             results = [
                 fetcher.fetch(found)
-                for found in fetcher.find("", announced.study_uid, announced.series_uid)
+                for study in fetcher.find("", announced.study_uid, announced.series_uid)
+                for found in study.series
             ]
         held = sum(one.held for one in results)
         if held >= announced.instances and all(one.is_complete for one in results):

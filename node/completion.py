@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from config.settings import CompletionSettings
 from node.errors import LostRace
+from node.found import FoundStudy
 from node.ledger import Ledger
 from node.ledger.series import IncomingSeries
 from node.logs import describe
@@ -153,8 +154,7 @@ class CompletionLoop:
         on_complete: Called with the Study Instance UID of each study that has a complete series
             nobody has decided about; must be safe to repeat. What it raises is logged, and the
             study is offered again at the next turn.
-        count: Given study and series UID, how many instances the archive has; None where no
-            archive is asked.
+        count: Given a study UID, what the archive has of it; None where no archive is asked.
         read_headers: Given a series UID, summarizes those of its instances that nobody has.
     """
 
@@ -163,7 +163,7 @@ class CompletionLoop:
         ledger: Ledger,
         settings: CompletionSettings,
         on_complete: Callable[[str], None],
-        count: Callable[[str, str], int | None] | None = None,
+        count: Callable[[str], FoundStudy | None] | None = None,
         read_headers: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._series: Final = ledger.series
@@ -198,6 +198,7 @@ class CompletionLoop:
 
     def _judge(self, incoming: IncomingSeries, now: datetime) -> bool:
         """Complete the series if the rule says so."""
+        there: FoundStudy | None = None
         verdict = judge(_status(incoming, is_gapless=True), now, self._settings)
         if isinstance(verdict, Complete) or not incoming.open_associations:
             # As soon as the senders are gone: the wait for silence has time for it.
@@ -208,13 +209,15 @@ class CompletionLoop:
             status = _status(incoming, is_gapless(summaries))
             verdict = judge(status, now, self._settings)
             if isinstance(verdict, Complete) and self._count is not None:
-                there = self._count(incoming.study_uid, incoming.series_uid)
-                has_more = there is not None and there > len(summaries)
+                there = self._count(incoming.study_uid)
+                count = None if there is None else there.count(incoming.series_uid)
+                has_more = count is not None and count > len(summaries)
                 verdict = judge(replace(status, has_more=has_more), now, self._settings)
         if isinstance(verdict, Wait):
             return False
+        lacks = {} if there is None else self._lacks(incoming, there)
         try:
-            self._series.complete(incoming, verdict.reason, ACTOR)
+            self._series.complete(incoming, verdict.reason, ACTOR, lacks)
         except LostRace:
             # A slice came in between; the next turn sees it.
             return False
@@ -224,7 +227,23 @@ class CompletionLoop:
             version=incoming.version,
             reason=verdict.reason,
         )
+        if lacks:
+            log.warning("the archive has more of the study", study_uid=incoming.study_uid, **lacks)
         return True
+
+    def _lacks(self, incoming: IncomingSeries, there: FoundStudy) -> dict[str, Any]:
+        """What the archive has of the study and we have not, or do not know; JSON.
+
+        What is coming in is told when it is complete.
+        """
+        coming = {one.series_uid for one in self._series.incoming()} - {incoming.series_uid}
+        missing = [
+            vars(one)
+            for one in there.missing(self._series.counts(incoming.study_uid))
+            if one.series_uid not in coming
+        ]
+        lacks = {"missing": missing, "unlisted": there.unlisted}
+        return {name: value for name, value in lacks.items() if value}
 
 
 def _status(incoming: IncomingSeries, is_gapless: bool) -> SeriesStatus:

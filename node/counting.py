@@ -1,6 +1,6 @@
-"""How many instances of a series does the archive have? Asked for completion, which must not wait.
+"""What does the archive have of a study? Asked for completion, which must not wait.
 
-A hint and no more: an archive that does not answer, or knows nothing of the series yet, changes
+A hint and no more: an archive that does not answer, or knows nothing of the study yet, changes
 nothing.
 """
 
@@ -15,19 +15,20 @@ import structlog
 from config.settings import Settings
 from node.association import address_of
 from node.fetching import source_named
+from node.found import FoundStudy
 from node.ledger import Ledger
 from node.logs import describe
 from node.query import Query, on_record
 
-# A series that is waited for is asked about so often, not at every turn of completion.
+# A study that is waited for is asked about so often, not at every turn of completion.
 ASK_AGAIN_S: Final = 5.0
 # After a silence nobody waits for the archive for so long: trauma does not.
 SILENCE_S: Final = 60.0
 
 log = structlog.get_logger()
 
-Count = Callable[[str, str], int | None]
-"""Given study and series UID, how many instances the archive has; None when that is not known."""
+Count = Callable[[str], FoundStudy | None]
+"""Given a study UID, what the archive has of it; None when that is not known."""
 
 
 class ArchiveCount:
@@ -41,28 +42,27 @@ class ArchiveCount:
     def __init__(self, query: Query, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._query: Final = query
         self._monotonic: Final = monotonic
-        self._known: Final[dict[str, tuple[float, int | None]]] = {}
+        self._known: Final[dict[str, tuple[float, FoundStudy | None]]] = {}
         self._silent_until = 0.0
 
-    def __call__(self, study_uid: str, series_uid: str) -> int | None:
-        """The count, at most `ASK_AGAIN_S` old. Never raises."""
+    def __call__(self, study_uid: str) -> FoundStudy | None:
+        """What it has, at most `ASK_AGAIN_S` old. Never raises."""
         now = self._monotonic()
         for uid in [uid for uid, (at, _) in self._known.items() if now - at >= ASK_AGAIN_S]:
             del self._known[uid]
-        if series_uid in self._known:
-            return self._known[series_uid][1]
+        if study_uid in self._known:
+            return self._known[study_uid][1]
         if now < self._silent_until:
             return None
-        count = None
+        found = None
         try:
-            counts = [one.count for one in self._query.series(study_uid, series_uid)]
-            count = max((one for one in counts if one is not None), default=None)
+            found = self._query.study(study_uid)
         except Exception as error:
             # Our certificate, its answer, the network: a hint must not stop what asks for it.
             log.warning("the archive does not tell counts", reason=describe(error))
             self._silent_until = self._monotonic() + SILENCE_S
-        self._known[series_uid] = (now, count)
-        return count
+        self._known[study_uid] = (now, found)
+        return found
 
 
 def archive_count(settings: Settings, ledger: Ledger) -> Count | None:

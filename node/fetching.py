@@ -22,11 +22,12 @@ from node import retrieve
 from node.archive import Archive
 from node.association import Rejected, Unreachable, address_of
 from node.errors import Refuse
+from node.found import FoundSeries, FoundStudy
 from node.intake import Intake, Offer, Sender, printable
 from node.ledger import Ledger
 from node.ledger.receiving import Ending
 from node.lock import alone
-from node.query import FoundSeries, Query, on_record
+from node.query import Query, on_record
 from node.receive import STORAGE_CLASSES, TRANSFER_SYNTAXES, keep_libraries_quiet, status_of
 from node.retrieve import OnStore, Progress, Wanted
 
@@ -90,8 +91,8 @@ class Fetcher:
 
     def find(
         self, accession_number: str = "", study_uid: str = "", series_uid: str = ""
-    ) -> tuple[FoundSeries, ...]:
-        """The CT series that are meant.
+    ) -> tuple[FoundStudy, ...]:
+        """The studies that are meant, with the CT series that are meant of them.
 
         Args:
             accession_number: Of one or more studies.
@@ -103,11 +104,14 @@ class Fetcher:
         """
         if accession_number:
             studies = self._query.studies(accession_number)
-            return tuple(one for study in studies for one in self._query.series(study))
-        if series_uid and not study_uid:
+            return tuple(self._query.study(study) for study in studies)
+        if not series_uid:
+            return (self._query.study(study_uid),)
+        if not study_uid:
             held = self._ledger.series.get(series_uid)
             study_uid = held.study_uid if held else ""
-        return self._query.series(study_uid, series_uid)
+        found = self._query.series(study_uid, series_uid)
+        return tuple(FoundStudy(one.study_uid, (one,)) for one in found)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -151,9 +155,11 @@ class Fetcher:
             trouble = str(error)
             log.warning("fetching ended early", series_uid=found.series_uid, reason=trouble)
         after = self._held(found.series_uid) & there
-        return Fetched(
-            found.study_uid, found.series_uid, len(there), len(before), len(after), trouble
-        )
+        # What it counts beyond its own list has not come either.
+        wanted = max(len(there), found.count or 0)
+        if wanted > len(there) and not trouble:
+            trouble = f"expected {wanted} instances, as the PACS counts, found {len(there)} listed"
+        return Fetched(found.study_uid, found.series_uid, wanted, len(before), len(after), trouble)
 
     def _retrieve(self, wanted: Wanted, on_progress: OnProgress) -> None:
         if self._source.method == "move":

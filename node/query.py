@@ -6,7 +6,7 @@ Answers are UIDs and counts. Nothing else is asked for, so that nothing of a pat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any, Final
 
 from pydicom.dataset import Dataset
@@ -15,6 +15,7 @@ from pynetdicom.association import Association
 
 from node.association import Rejected, Unreachable, associate, named
 from node.audit import Kind
+from node.found import FoundSeries, FoundStudy
 from node.ledger import Ledger
 from node.ledger.entries import Destination
 from node.status import CANCELED, SUCCESS, is_pending, is_permanent
@@ -53,19 +54,6 @@ def on_record(ledger: Ledger, actor: str) -> OnQuery:
     return note
 
 
-@dataclass(frozen=True)
-class FoundSeries:
-    """One CT series that a PACS has.
-
-    Args:
-        count: Number of Series Related Instances (0020,1209); None where the PACS does not tell.
-    """
-
-    study_uid: str
-    series_uid: str
-    count: int | None
-
-
 class Query:
     """What one PACS is asked, an association a question.
 
@@ -93,28 +81,36 @@ class Query:
         keys = {"AccessionNumber": accession_number, "StudyInstanceUID": ""}
         return tuple(str(ds.StudyInstanceUID) for ds in self.find("STUDY", keys))
 
-    def series(self, study_uid: str, series_uid: str = "") -> tuple[FoundSeries, ...]:
-        """The CT series of a study, or one of them.
-
-        Args:
-            study_uid: Empty for a series whose study is not known; not every PACS allows that.
-            series_uid: Empty for all.
+    def study(self, study_uid: str) -> FoundStudy:
+        """A study as the PACS counts it and as it lists it.
 
         Raises:
             Unreachable, Rejected: As `find`.
         """
-        keys = {
-            "StudyInstanceUID": study_uid,
-            "SeriesInstanceUID": series_uid,
-            "Modality": "CT",
-            "NumberOfSeriesRelatedInstances": "",
-        }
-        return tuple(
-            _series(ds, study_uid)
-            for ds in self.find("SERIES", keys)
-            # A PACS may ignore a key that it does not match on.
-            if ds.get("Modality", "CT") in ("CT", "")
+        # Counted first: what comes to the PACS in between is no reason to miss anything.
+        counted = self._counted(study_uid)
+        listed = self._listed(study_uid, "", "")
+        counts = [_number(ds, "NumberOfSeriesRelatedInstances") for ds in listed]
+        known = [one for one in counts if one is not None]
+        return FoundStudy(
+            study_uid,
+            _ct_of(listed, study_uid),
+            listed_series=len(listed),
+            listed_instances=sum(known) if len(known) == len(counts) else None,
+            counted_series=_number(counted, "NumberOfStudyRelatedSeries"),
+            counted_instances=_number(counted, "NumberOfStudyRelatedInstances"),
         )
+
+    def series(self, study_uid: str, series_uid: str) -> tuple[FoundSeries, ...]:
+        """A series, if it is CT.
+
+        Args:
+            study_uid: Empty where the study is not known; not every PACS allows that.
+
+        Raises:
+            Unreachable, Rejected: As `find`.
+        """
+        return _ct_of(self._listed(study_uid, series_uid, "CT"), study_uid)
 
     def instances(self, study_uid: str, series_uid: str) -> tuple[str, ...]:
         """SOP Instance UIDs of a series.
@@ -161,6 +157,28 @@ class Query:
             if match is not None:
                 yield match
 
+    def _counted(self, study_uid: str) -> Dataset:
+        """What the PACS counts in a study; empty where it does not."""
+        keys = {
+            "StudyInstanceUID": study_uid,
+            "NumberOfStudyRelatedSeries": "",
+            "NumberOfStudyRelatedInstances": "",
+        }
+        # Both keys are optional (PS3.4 C.6.2.1.2): who will not be asked for them may still list.
+        with suppress(Rejected):
+            matches = list(self.find("STUDY", keys))
+            return matches[0] if matches else Dataset()
+        return Dataset()
+
+    def _listed(self, study_uid: str, series_uid: str, modality: str) -> list[Dataset]:
+        keys = {
+            "StudyInstanceUID": study_uid,
+            "SeriesInstanceUID": series_uid,
+            "Modality": modality,
+            "NumberOfSeriesRelatedInstances": "",
+        }
+        return list(self.find("SERIES", keys))
+
 
 Response = tuple[Dataset, Dataset | None]
 
@@ -202,10 +220,19 @@ def check(response: Dataset, peer: Destination, service: str) -> None:
     raise Rejected(message) if is_permanent(status) else Unreachable(message)
 
 
-def _series(ds: Dataset, study_uid: str) -> FoundSeries:
-    count = ds.get("NumberOfSeriesRelatedInstances")
-    return FoundSeries(
-        str(ds.get("StudyInstanceUID") or study_uid),
-        str(ds.SeriesInstanceUID),
-        None if count in (None, "") else int(count),
+def _ct_of(listed: list[Dataset], study_uid: str) -> tuple[FoundSeries, ...]:
+    return tuple(
+        FoundSeries(
+            str(ds.get("StudyInstanceUID") or study_uid),
+            str(ds.SeriesInstanceUID),
+            _number(ds, "NumberOfSeriesRelatedInstances"),
+        )
+        for ds in listed
+        # A PACS may ignore a key that it does not match on.
+        if ds.get("Modality", "CT") in ("CT", "", None)
     )
+
+
+def _number(ds: Dataset, keyword: str) -> int | None:
+    value = ds.get(keyword)
+    return None if value in (None, "") else int(value)

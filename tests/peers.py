@@ -164,12 +164,13 @@ class Orthanc:
 
 @contextlib.contextmanager
 def start_orthanc(
-    folder: Path, modalities: Mapping[str, tuple[str, str, int]] | None = None
+    folder: Path, modalities: Mapping[str, tuple[str, str, int]] | None = None, **options: Any
 ) -> Iterator[Orthanc]:
     """Orthanc with its data in `folder`; fails the test where it is not installed.
 
     Args:
         modalities: Its peers: name to AE title, host, port.
+        options: Of its configuration.
     """
     program = _found("Orthanc")
     for _ in range(3):
@@ -189,6 +190,7 @@ def start_orthanc(
             "Plugins": sorted(str(one) for one in PLUGINS.glob("libOrthancDicomWeb.so")),
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
             "DicomModalities": {name: list(peer) for name, peer in (modalities or {}).items()},
+            **options,
         }
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "orthanc.json").write_text(json.dumps(configuration))

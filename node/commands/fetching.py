@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from node.association import Rejected
 from node.commands.common import Exit, err, out, print_json, settings_of
 from node.errors import Refuse, Retry
 from node.fetching import PROCESS, Fetched, Fetcher, source_named
+from node.found import FoundSeries
 from node.parts import open_parts
-from node.query import FoundSeries
 from node.retrieve import Progress
 
 
@@ -41,15 +42,18 @@ def fetch(
     fetcher = Fetcher(settings, chosen, ledger, archive)
     try:
         with fetcher.alone():
-            found = fetcher.find(accession, study, series)
-            results = [_fetch(fetcher, one, as_json) for one in found]
+            studies = fetcher.find(accession, study, series)
+            results = [_fetch(fetcher, one, as_json) for found in studies for one in found.series]
     except (Retry, Rejected) as error:
         err.print(str(error))
         raise typer.Exit(Exit.FAILED) from error
     if not results:
         err.print(f"{source} knows no such CT series")
     _print(results, as_json)
-    if not results or not all(one.is_complete for one in results):
+    unlisted = [found.unlisted for found in studies if found.unlisted]
+    for one in unlisted:
+        err.print(f"{source}: {one}; what it does not list was not fetched")
+    if unlisted or not results or not all(one.is_complete for one in results):
         raise typer.Exit(Exit.FAILED)
 
 
@@ -79,6 +83,9 @@ def _print(results: list[Fetched], as_json: bool) -> None:
         )
         if one.trouble:
             err.print(one.trouble)
+    for study, of_it in groupby(results, key=lambda one: one.study_uid):
+        whole = [one.is_complete for one in of_it]
+        out.print(f"{sum(whole)} of {len(whole)} CT series are all here: study {study}")
 
 
 def _story(one: Fetched) -> dict[str, Any]:

@@ -143,6 +143,17 @@ class Series:
             )
             return tuple(_held(session, row) for row in rows)
 
+    def counts(self, study_uid: str) -> dict[str, int]:
+        """How many instances of each series of a study are on record, deleted ones among them."""
+        with self._database.reading() as session:
+            rows = session.execute(
+                select(SeriesRecord.series_uid, func.count())
+                .join(InstanceRecord, InstanceRecord.series_uid == SeriesRecord.series_uid)
+                .where(SeriesRecord.study_uid == study_uid)
+                .group_by(SeriesRecord.series_uid)
+            )
+            return {str(uid): int(count) for uid, count in rows}
+
     def undecided_studies(self) -> tuple[str, ...]:
         """Studies with a complete series that selection has not decided about."""
         with self._database.reading() as session:
@@ -155,8 +166,16 @@ class Series:
                 )
             )
 
-    def complete(self, seen: IncomingSeries, reason: str, actor: str) -> None:
+    def complete(
+        self, seen: IncomingSeries, reason: str, actor: str, lacks: Mapping[str, Any] | None = None
+    ) -> None:
         """Move a series to `complete`, as it was seen.
+
+        Args:
+            seen: The series.
+            reason: Why it is taken for complete.
+            actor: Who does.
+            lacks: JSON: what an archive has more of its study, if it was asked and has.
 
         Raises:
             LostRace: When a slice came in since.
@@ -175,7 +194,9 @@ class Series:
                 .select_from(InstanceRecord)
                 .filter_by(series_uid=seen.series_uid)
             )
-            detail = {"version": seen.version, "instances": count, "reason": reason}
+            detail: dict[str, Any] = {"version": seen.version, "instances": count, "reason": reason}
+            if lacks:
+                detail["archive"] = dict(lacks)
             self._database.append_audit(
                 session, Kind.SERIES_COMPLETED, seen.series_uid, actor, detail
             )

@@ -10,6 +10,7 @@ import pytest
 
 from config.settings import CompletionSettings
 from node.completion import Complete, CompletionLoop, SeriesStatus, Wait, is_gapless, judge
+from node.found import FoundSeries, FoundStudy
 from node.ledger.receiving import Ending
 from node.states import SeriesState
 from tests.node.samples import (
@@ -174,11 +175,12 @@ def test_a_gap_that_stays_ends_the_waiting(bench: Bench) -> None:
 
 def test_an_archive_with_more_is_waited_for(bench: Bench) -> None:
     answers: list[int | None] = [4, 4, 3, None]
-    asked: list[tuple[str, str]] = []
+    asked: list[str] = []
 
-    def count(study_uid: str, series_uid: str) -> int | None:
-        asked.append((study_uid, series_uid))
-        return answers[len(asked) - 1]
+    def count(study_uid: str) -> FoundStudy:
+        asked.append(study_uid)
+        series = FoundSeries(study_uid, SERIES_UID, answers[len(asked) - 1])
+        return FoundStudy(study_uid, (series,))
 
     bench.loop = CompletionLoop(bench.ledger, SETTINGS, bench.hand_on, count)
     bench.receive(1, 2, 3)
@@ -188,14 +190,41 @@ def test_an_archive_with_more_is_waited_for(bench: Bench) -> None:
     assert asked == []
     assert bench.turn(2) == 0
     assert bench.turn(56) == 1
-    assert list(bench.ledger.reports.events())[-1].detail["reason"] == (
-        "what the archive has more of it did not come"
-    )
+    detail = list(bench.ledger.reports.events())[-1].detail
+    assert detail["reason"] == "what the archive has more of it did not come"
+    missing = {"series_uid": SERIES_UID, "expected": 4, "found": 3}
+    assert detail["archive"] == {"missing": [missing]}
     for more in (4, 5):
         # It has no more than we, or does not tell: nothing to wait for.
         bench.receive(more)
         assert bench.turn(4) == 1
-    assert asked == [(STUDY_UID, SERIES_UID)] * 4
+        assert "archive" not in list(bench.ledger.reports.events())[-1].detail
+    assert asked == [STUDY_UID] * 4
+
+
+def test_what_is_coming_in_is_not_missing(bench: Bench) -> None:
+    """The series that is complete last tells what is missing of the study."""
+    other = f"{STUDY_UID}.2"
+    found = FoundStudy(
+        STUDY_UID,
+        (FoundSeries(STUDY_UID, SERIES_UID, 2), FoundSeries(STUDY_UID, other, 3)),
+        listed_series=2,
+        counted_series=3,
+    )
+    bench.loop = CompletionLoop(bench.ledger, SETTINGS, bench.hand_on, lambda _: found)
+    bench.receive(1, 2)
+    bench.close()
+    bench.association = bench.open()
+    uid = f"{other}.1"
+    record(bench.ledger, 1, bench.association, series_uid=other, sop_instance_uid=uid)
+    unlisted = f"expected 3 series in study {STUDY_UID}, found 2 listed"
+    assert bench.turn(4) == 1
+    assert list(bench.ledger.reports.events())[-1].detail["archive"] == {"unlisted": unlisted}
+    bench.close()
+    assert bench.turn(60) == 1
+    missing = {"series_uid": other, "expected": 3, "found": 1}
+    detail = list(bench.ledger.reports.events())[-1].detail
+    assert detail["archive"] == {"missing": [missing], "unlisted": unlisted}
 
 
 def test_an_association_left_open_is_given_up(bench: Bench) -> None:
@@ -249,8 +278,8 @@ def test_a_study_that_cannot_be_decided_does_not_hold_up_the_loop(bench: Bench) 
 
 
 def test_a_series_that_cannot_be_judged_does_not_hold_up_the_others(bench: Bench) -> None:
-    def fail(study_uid: str, series_uid: str) -> int | None:
-        raise RuntimeError(series_uid)
+    def fail(study_uid: str) -> FoundStudy | None:
+        raise RuntimeError(study_uid)
 
     bench.receive(1, 2)
     bench.close()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,30 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from structlog.testing import capture_logs
 
 from config.settings import Settings, Source, load
-from node.association import Rejected, Unreachable, address_of
+from node.association import Rejected, Unreachable
 from node.audit import Kind
 from node.clock import utc_now
+from node.completion import CompletionLoop
 from node.counting import ArchiveCount, archive_count
 from node.errors import Refuse, Stop
 from node.fetching import Fetcher, source_named
+from node.found import FoundSeries, FoundStudy, Missing
 from node.ledger.entries import Destination
-from node.query import FoundSeries, Query
+from node.ledger.receiving import Ending
+from node.query import Query
 from node.records import RemovalRecord
 from node.states import RemovalState
 from tests.node.certificates import Authority
-from tests.node.samples import PATIENT, SERIES_UID, STUDY_UID, ct, new_ledger, with_meta
+from tests.node.samples import (
+    PATIENT,
+    SERIES_UID,
+    STUDY_UID,
+    Clock,
+    ct,
+    new_ledger,
+    record,
+    with_meta,
+)
 from tests.node.scu import associated, store_bytes, write_file
 from tests.node.test_receive import Station
 from tests.peers import (
@@ -40,6 +53,7 @@ from tests.peers import (
 )
 
 SLICES = 5
+SECOND_UID = f"{STUDY_UID}.2"
 METHODS = ("get", "move")
 ARCHIVES = ("orthanc", "dcmqrscp")
 
@@ -93,6 +107,22 @@ def fetcher(at: Station, folder: Path, port: int, ae_title: str, method: str) ->
     return Fetcher(settings(folder, source), source, at.ledger, at.archive)
 
 
+def the_series(asking: Fetcher, **meant: str) -> FoundSeries:
+    """The only CT series of what is meant."""
+    ((series,),) = [found.series for found in asking.find(**meant)]
+    return series
+
+
+def add_series(folder: Path, port: int, ae_title: str) -> None:
+    """A second CT series of the study, of two slices, in an archive."""
+    folder.mkdir()
+    for number in range(2):
+        changes = {"SeriesInstanceUID": SECOND_UID, "SOPInstanceUID": f"{SECOND_UID}.{number}"}
+        write_file(with_meta(ct(number, **changes)), folder / f"{number}.dcm")
+    sent = dcmsend(folder, port, called=ae_title)
+    assert sent.returncode == 0, sent.stdout
+
+
 def settings(
     folder: Path, *sources: Source, tls: dict[str, Any] | None = None, **receive: Any
 ) -> Settings:
@@ -110,7 +140,7 @@ def test_a_study_comes_and_then_what_is_missing(tmp_path: Path, kind: str) -> No
     node = tmp_path / "node"
     with station(node) as at, archive(kind, tmp_path, at.port) as (port, ae_title):
         by_get = fetcher(at, node, port, ae_title, "get")
-        (found,) = by_get.find(accession_number=PATIENT[3])
+        found = the_series(by_get, accession_number=PATIENT[3])
         assert (found.study_uid, found.series_uid) == (STUDY_UID, SERIES_UID)
         assert found.count in (SLICES, None)
         # Two of them were sent to us before.
@@ -130,7 +160,7 @@ def test_a_study_comes_and_then_what_is_missing(tmp_path: Path, kind: str) -> No
         assert Kind.INSTANCE_DUPLICATE not in at.kinds()
         # All is here: nothing is asked for, by C-MOVE either.
         by_move = fetcher(at, node, port, ae_title, "move")
-        (again,) = by_move.find(series_uid=SERIES_UID)
+        again = the_series(by_move, series_uid=SERIES_UID)
         with by_move.alone():
             assert by_move.fetch(again).held_before == SLICES
         assert at.kinds().count(Kind.INSTANCE_RECEIVED) == SLICES
@@ -143,7 +173,7 @@ def test_a_study_is_moved_to_our_port(tmp_path: Path, kind: str) -> None:
     node = tmp_path / "node"
     with station(node) as at, archive(kind, tmp_path, at.port) as (port, ae_title):
         by_move = fetcher(at, node, port, ae_title, "move")
-        (found,) = by_move.find(study_uid=STUDY_UID)
+        found = the_series(by_move, study_uid=STUDY_UID)
         seen = []
         with by_move.alone():
             assert by_move.fetch(found, seen.append).is_complete
@@ -155,7 +185,7 @@ def test_what_retention_deleted_comes_again(tmp_path: Path) -> None:
     node = tmp_path / "node"
     with station(node) as at, archive("dcmqrscp", tmp_path, at.port) as (port, ae_title):
         by_get = fetcher(at, node, port, ae_title, "get")
-        (found,) = by_get.find(study_uid=STUDY_UID)
+        found = the_series(by_get, study_uid=STUDY_UID)
         with by_get.alone():
             assert by_get.fetch(found).is_complete
         series = at.ledger.series.get(SERIES_UID)
@@ -187,7 +217,7 @@ def test_what_does_not_come_is_told(tmp_path: Path) -> None:
     peers = {"allow_any_peer": False, "peers": []}
     with station(node, **peers) as at, archive("dcmqrscp", tmp_path, at.port) as (port, ae_title):
         by_move = fetcher(at, node, port, ae_title, "move")
-        (found,) = by_move.find(study_uid=STUDY_UID)
+        found = the_series(by_move, study_uid=STUDY_UID)
         with by_move.alone():
             result = by_move.fetch(found)
         assert "C-MOVE with 0xA" in result.trouble
@@ -224,20 +254,24 @@ def test_a_source_that_is_none(tmp_path: Path) -> None:
         source_named(settings(tmp_path), "pacs")
 
 
+def run_fetch(
+    folder: Path, port: int, ae_title: str, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """The command, with an archive at this port as source `pacs`."""
+    site = folder / "site.toml"
+    site.write_text(
+        f'[node]\ndata_folder = "{folder / "node"}"\n'
+        "[receive]\nminimum_free_bytes = 0\n"
+        f'[retrieve]\nsources = [{{ name = "pacs", ae_title = "{ae_title}",'
+        f' host = "{LOOPBACK}", port = {port} }}]\n'
+    )
+    command = [sys.executable, "-m", "node", "fetch", *arguments, "--config", str(site)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
 def test_the_command(tmp_path: Path) -> None:
     with archive("dcmqrscp", tmp_path, 1) as (port, ae_title):
-        site = tmp_path / "site.toml"
-        site.write_text(
-            f'[node]\ndata_folder = "{tmp_path / "node"}"\n'
-            "[receive]\nminimum_free_bytes = 0\n"
-            f'[retrieve]\nsources = [{{ name = "pacs", ae_title = "{ae_title}",'
-            f' host = "{LOOPBACK}", port = {port} }}]\n'
-        )
-
-        def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-            command = [sys.executable, "-m", "node", "fetch", *arguments, "--config", str(site)]
-            return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
+        run = partial(run_fetch, tmp_path, port, ae_title)
         done = run("pacs", "--accession", PATIENT[3], "--json")
         assert done.returncode == 0, done.stderr
         (story,) = json.loads(done.stdout)
@@ -246,40 +280,91 @@ def test_the_command(tmp_path: Path) -> None:
         nothing = run("pacs", "--accession", "NO-SUCH-ONE")
         assert (nothing.returncode, "no such CT series" in nothing.stderr) == (4, True)
         assert run("other", "--study", STUDY_UID).returncode == 2
+        # Another series came since.
+        add_series(tmp_path / "more", port, ae_title)
+        more = run("pacs", "--study", STUDY_UID)
+        assert more.returncode == 0, more.stderr
+        words = " ".join(more.stdout.split())
+        assert f"2 of 2 instances here, 2 new: {SECOND_UID}" in words
+        assert f"2 of 2 CT series are all here: study {STUDY_UID}" in words
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)
-def test_an_archive_tells_how_many_there_are(tmp_path: Path, kind: str) -> None:
-    now = [0.0]
+def test_an_archive_tells_what_is_missing_of_a_study(tmp_path: Path, kind: str) -> None:
+    """A series that nobody sent us is told once the other is complete, of both archives."""
+    clock, counts = Clock(), kind == "orthanc"
     with archive(kind, tmp_path, 1) as (port, ae_title):
-        source = {"name": "pacs", "ae_title": ae_title, "host": LOOPBACK, "port": port}
-        peer = address_of(Source.model_validate(source), load().tls)
-        levels: list[str] = []
-        query = Query(peer, "PSEUDOMRI", 5, lambda _, level, __: levels.append(level))
-        count = ArchiveCount(query, lambda: now[0])
-        # dcmqrscp does not count; Orthanc does.
-        assert count(STUDY_UID, SERIES_UID) == (SLICES if kind == "orthanc" else None)
-        assert count(STUDY_UID, f"{SERIES_UID}.77") is None
-        assert levels == ["SERIES", "SERIES"]
+        add_series(tmp_path / "more", port, ae_title)
+        ledger = new_ledger(tmp_path, clock)
+        source = Source(name="pacs", ae_title=ae_title, host=LOOPBACK, port=port)
+        base = settings(tmp_path, source)
+        retrieve = base.retrieve.model_copy(update={"count_source": "pacs"})
+        count = archive_count(base.model_copy(update={"retrieve": retrieve}), ledger)
+        assert count is not None
+        found = count(STUDY_UID)
+        assert found is not None
+        # dcmqrscp counts nothing, but it lists.
+        assert found.counted_series == (3 if counts else None)
+        assert found.counted_instances == (SLICES + 3 if counts else None)
+        assert found.listed_series == 3
+        assert found.count(SERIES_UID) == (SLICES if counts else None)
+        association = ledger.receiving.open_association("receive-0", "CT1", "US", LOOPBACK)
+        for number in range(SLICES):
+            record(ledger, number, association)
+        ledger.receiving.close_association(association, Ending.RELEASED)
+        loop = CompletionLoop(ledger, base.completion, lambda _: None, count)
+        assert loop.run_once(clock.advance(10)) == 1
+        event = list(ledger.reports.events())[-1]
+        assert event.kind == Kind.SERIES_COMPLETED
+        expected = 2 if counts else None
+        missing = [{"series_uid": SECOND_UID, "expected": expected, "found": 0}]
+        assert event.detail["archive"] == {"missing": missing}
+        ledger.close()
+
+
+def test_a_study_of_which_the_archive_does_not_list_all_is_told(tmp_path: Path) -> None:
+    """Orthanc ends its list at a limit and says that it was canceled."""
+    modalities = {"us": ("PSEUDOMRI", LOOPBACK, 1)}
+    with start_orthanc(tmp_path / "orthanc", modalities, LimitFindResults=2) as orthanc:
+        fill(tmp_path / "sent", orthanc.dicom_port, "ORTHANC")
+        add_series(tmp_path / "more", orthanc.dicom_port, "ORTHANC")
+        done = run_fetch(tmp_path, orthanc.dicom_port, "ORTHANC", "pacs", "--study", STUDY_UID)
+    assert done.returncode == 4
+    assert f"expected 3 series in study {STUDY_UID}, found 2 listed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("held", "missing"),
+    [
+        ({}, (Missing("1", 3, 0), Missing("2", None, 0))),
+        ({"1": 2, "2": 1}, (Missing("1", 3, 2),)),
+        ({"1": 3, "2": 1, "3": 9}, ()),
+        # More than the archive has, of another sender.
+        ({"1": 4, "2": 1}, ()),
+    ],
+)
+def test_what_is_missing(held: dict[str, int], missing: tuple[Missing, ...]) -> None:
+    study = FoundStudy("0", (FoundSeries("0", "1", 3), FoundSeries("0", "2", None)))
+    assert study.missing(held) == missing
 
 
 def test_a_silent_archive_is_left_alone(tmp_path: Path) -> None:
     now, asked = [0.0], []
 
     class Silent(Query):
-        def series(self, study_uid: str, series_uid: str = "") -> tuple[FoundSeries, ...]:
-            asked.append(series_uid)
+        def study(self, study_uid: str) -> FoundStudy:
+            asked.append(study_uid)
             raise Unreachable("it is away")
 
     count = ArchiveCount(
         Silent(Destination("p", "P", "h", 1), "US", 1, lambda *_: None), lambda: now[0]
     )
-    assert [count("1", "2"), count("1", "3")] == [None, None]
+    assert [count("2"), count("3")] == [None, None]
     now[0] = 59.0
-    assert count("1", "4") is None
+    assert count("4") is None
     assert asked == ["2"]
     now[0] = 61.0
-    assert count("1", "4") is None
+    assert count("4") is None
     assert asked == ["2", "4"]
 
 
@@ -294,7 +379,7 @@ def test_our_expired_certificate_costs_the_count_and_no_more(tmp_path: Path) -> 
     count = archive_count(base.model_copy(update={"retrieve": retrieve}), ledger)
     assert count is not None
     with capture_logs() as logs:
-        assert [count("1", "2"), count("1", "3")] == [None, None]
+        assert [count("1"), count("2")] == [None, None]
     (line,) = logs
     assert "tls.certificate_file: expected a valid certificate" in line["reason"]
     # Nothing was asked, and so nothing is on record as asked.

@@ -278,7 +278,7 @@ def a_large_store(folder: Path, peer: Destination) -> object:
 
 def a_find(folder: Path, peer: Destination) -> object:
     del folder
-    return Query(peer, "US", PATIENCE_S, lambda *_: None).series("1.2.3")
+    return Query(peer, "US", PATIENCE_S, lambda *_: None).series("1.2.3", "1.2.3.4")
 
 
 def an_echo(folder: Path, peer: Destination) -> object:
