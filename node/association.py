@@ -25,10 +25,15 @@ from node import tls
 from node.clock import utc_now
 from node.errors import Refuse, Retry
 from node.ledger.entries import Destination
+from node.streaming import OpenSink, StreamingDimse, completed
 
 # pynetdicom would log the data sets of queries, which name patients.
 pynetdicom_config.LOG_REQUEST_IDENTIFIERS = False
 pynetdicom_config.LOG_RESPONSE_IDENTIFIERS = False
+
+# Bytes of a PDU. pynetdicom gathers one in memory, so we say how long it may be, and hold the peer
+# to it. DCMTK's are 128 KiB at most.
+LONGEST_PDU = 1024 * 1024
 
 # PS3.8 9.3.4, result 1 is "rejected-permanent", 2 is "rejected-transient".
 REJECTED_PERMANENT = 1
@@ -56,6 +61,7 @@ def associate(
     timeout_s: float,
     handlers: Sequence[Any] = (),
     roles: Sequence[Any] = (),
+    open_sink: OpenSink | None = None,
 ) -> Association:
     """Open an association with a peer.
 
@@ -67,6 +73,7 @@ def associate(
             again for an end in order; then the connection is cut.
         handlers: pynetdicom's pairs of event and function, for what the peer asks of us.
         roles: Items of the SCP/SCU role selection (PS3.7 D.3.3.4).
+        open_sink: Where the data set of each instance goes that the peer sends us, and who answers.
 
     Raises:
         Unreachable: When there is no association.
@@ -77,16 +84,18 @@ def associate(
     ae.dimse_timeout = timeout_s
     ae.network_timeout = timeout_s
     ae.connection_timeout = timeout_s
-    ae.maximum_pdu_size = 0
+    ae.maximum_pdu_size = LONGEST_PDU
     for abstract_syntax, transfer_syntax in contexts:
         ae.add_requested_context(abstract_syntax, transfer_syntax)
+    if open_sink is not None:
+        handlers = [*handlers, (evt.EVT_C_STORE, partial(completed, open_sink))]
     context = None if destination.tls is None else _tls_context(destination.tls, destination)
     try:
         assoc = ae.associate(
             destination.host,
             destination.port,
             ae_title=destination.ae_title,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _prepare), *handlers],
+            evt_handlers=[(evt.EVT_CONN_OPEN, _prepare, [open_sink]), *handlers],
             ext_neg=list(roles),
             # Without a name pynetdicom passes None on, which is what ssl wants then.
             tls_args=None if context is None else (context, cast(str, destination.tls_name)),
@@ -152,10 +161,23 @@ class _Checkpoint(threading.Event):
             return self._is_open
 
 
-def _prepare(event: evt.Event) -> None:
+def trouble_of(assoc: Association) -> str:
+    """Why we ended an association, as what the peer did; empty when we did not."""
+    return cast(StreamingDimse, assoc.dimse).trouble
+
+
+def drop_unanswered(assoc: Association) -> None:
+    """Close the sink of an instance that was cut short, once the association is over."""
+    cast(StreamingDimse, assoc.dimse).drop()
+
+
+def _prepare(event: evt.Event, open_sink: OpenSink | None) -> None:
     """Before the first message."""
     assoc = event.assoc
-    connection = cast(socket.socket, cast(AssociationSocket, assoc.dul.socket).socket)
+    transport = cast(AssociationSocket, assoc.dul.socket)
+    connection = cast(socket.socket, transport.socket)
+    assoc.dimse = StreamingDimse(assoc, open_sink)
+    transport.recv = partial(_receive, assoc.dimse, transport)  # type: ignore[method-assign]
     # pynetdicom takes the limit away once it is connected. Here a peer that falls silent within a
     # PDU, or takes nothing more, ends the association; one that is never silent meets `_kill`.
     connection.settimeout(assoc.network_timeout)
@@ -163,6 +185,15 @@ def _prepare(event: evt.Event) -> None:
     assoc.kill = partial(_kill, assoc, connection)  # type: ignore[method-assign]
     # A C-STORE ends in a small fragment; without this it waits for the peer's delayed ACK.
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _receive(dimse: StreamingDimse, transport: AssociationSocket, count: int) -> bytearray:
+    """As pynetdicom's, but of a PDU that is too long nothing is read."""
+    if count > LONGEST_PDU:
+        dimse.trouble = f"sent a PDU of {count} bytes, where we take {LONGEST_PDU}"
+        _cut(cast(socket.socket, transport.socket))
+        raise ConnectionAbortedError(dimse.trouble)
+    return AssociationSocket.recv(transport, count)
 
 
 def _kill(assoc: Association, connection: socket.socket) -> None:

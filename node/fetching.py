@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 import structlog
-from pydicom.dataset import Dataset
-from pynetdicom import evt
-from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContextTuple
 
 from config.settings import Settings, Source
 from node import retrieve
@@ -23,13 +22,14 @@ from node.archive import Archive
 from node.association import Rejected, Unreachable, address_of
 from node.errors import Refuse
 from node.found import FoundSeries, FoundStudy
-from node.intake import Intake, Offer, Sender, printable
+from node.intake import Intake, Offer, Reception, Sender, printable
 from node.ledger import Ledger
 from node.ledger.receiving import Ending
 from node.lock import alone
 from node.query import Query, on_record
-from node.receive import STORAGE_CLASSES, TRANSFER_SYNTAXES, keep_libraries_quiet, status_of
-from node.retrieve import OnStore, Progress, Wanted
+from node.receive import STORAGE_CLASSES, TRANSFER_SYNTAXES, Sink, keep_libraries_quiet, status_of
+from node.retrieve import Progress, Wanted
+from node.streaming import OpenSink, StoreRequest, StoreStatus
 
 PROCESS: Final = "fetch"
 # UI is at most 64 KiB in Explicit VR (PS3.5 7.1.2), a UID with its backslash 65 bytes.
@@ -168,20 +168,20 @@ class Fetcher:
                 on_progress(progress)
             return
         contexts = [(one, syntax) for one in STORAGE_CLASSES for syntax in TRANSFER_SYNTAXES]
-        with self._taking() as on_store:
+        with self._taking() as open_sink:
             for progress in retrieve.get(
                 wanted,
                 self._peer,
                 self._settings.node.ae_title,
                 self._timeout_s,
                 contexts,
-                on_store,
+                open_sink,
             ):
                 on_progress(progress)
 
     @contextmanager
-    def _taking(self) -> Iterator[OnStore]:
-        """What answers the PACS' instances, on an association that is on record."""
+    def _taking(self) -> Iterator[OpenSink]:
+        """Where the PACS' instances go, on an association that is on record."""
         intake = Intake(self._settings, self._ledger, self._archive)
         # A host name may be longer than an address is on record.
         host = printable(self._source.host, 64)
@@ -190,23 +190,24 @@ class Fetcher:
             PROCESS, sender.calling_ae, sender.called_ae, sender.address
         )
 
-        def store(event: evt.Event) -> Dataset:
-            request = cast(C_STORE, event.request)
+        def take(reception: Reception) -> StoreStatus:
+            return status_of(intake.take(reception, association))
+
+        def open_sink(
+            _: Association, request: StoreRequest, context: PresentationContextTuple
+        ) -> Sink:
             offer = Offer(
-                sop_class_uid=str(request.AffectedSOPClassUID),
-                sop_instance_uid=str(request.AffectedSOPInstanceUID),
-                abstract_syntax_uid=str(event.context.abstract_syntax),
-                transfer_syntax_uid=str(event.context.transfer_syntax),
-                sender=sender,
+                request.sop_class_uid,
+                request.sop_instance_uid,
+                context.abstract_syntax,
+                context.transfer_syntax,
+                sender,
             )
-            reception = intake.begin(offer)
-            if request.DataSet:
-                reception.write(request.DataSet.getbuffer())
-            return status_of(intake.take(reception, association)).as_data_set()
+            return Sink(intake.begin(offer), take)
 
         ending = Ending.ABORTED
         try:
-            yield store
+            yield open_sink
             ending = Ending.RELEASED
         finally:
             self._ledger.receiving.close_association(association, ending)

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.association import Association
 
-from node.association import Rejected, Unreachable, associate, named
+from node.association import Rejected, Unreachable, associate, named, trouble_of
 from node.audit import Kind
 from node.found import FoundSeries, FoundStudy
 from node.ledger import Ledger
@@ -195,6 +195,8 @@ def followed(
     try:
         for status, identifier in responses:
             is_over = not is_pending(status.get("Status", CANCELED))
+            if trouble := trouble_of(assoc):
+                raise Unreachable(f"{named(peer)} {trouble}")
             check(status, peer, service)
             yield status, identifier
     finally:

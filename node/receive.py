@@ -128,8 +128,13 @@ class _Guest:
     association_id: int | None = None
 
 
-class _Sink:
-    """An instance on its way in, as `node.streaming` sees it."""
+class Sink:
+    """An instance on its way in, as `node.streaming` sees it.
+
+    Args:
+        reception: Takes its data set.
+        take: Keeps it, and answers.
+    """
 
     def __init__(self, reception: Reception, take: Callable[[Reception], StoreStatus]) -> None:
         self.write: Final = reception.write
@@ -321,7 +326,7 @@ class Receiver:
 
     def _begin(
         self, association: Association, request: StoreRequest, context: PresentationContextTuple
-    ) -> _Sink:
+    ) -> Sink:
         """Where the data set of a C-STORE request goes."""
         guest = self._guests[association]
         offer = Offer(
@@ -331,7 +336,7 @@ class Receiver:
             context.transfer_syntax,
             guest.sender,
         )
-        return _Sink(self._intake.begin(offer), partial(self._take, guest))
+        return Sink(self._intake.begin(offer), partial(self._take, guest))
 
     def _take(self, guest: _Guest, reception: Reception) -> StoreStatus:
         """Answer a C-STORE request whose data set is complete; never raises."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
-from pynetdicom import build_role, evt
+from pynetdicom import build_role
 
-from node.association import associate
+from node.association import associate, drop_unanswered
 from node.ledger.entries import Destination
 from node.query import NATIVE, Response, followed
+from node.streaming import OpenSink
 
 MOVE: Final = UID("1.2.840.10008.5.1.4.1.2.2.2")
 GET: Final = UID("1.2.840.10008.5.1.4.1.2.2.3")
@@ -40,17 +41,13 @@ class Progress:
     remaining: int
 
 
-OnStore = Callable[[evt.Event], Dataset | int]
-"""Answers one C-STORE sub-operation."""
-
-
 def get(
     wanted: Wanted,
     peer: Destination,
     calling_ae: str,
     timeout_s: float,
     storage_contexts: Sequence[tuple[UID, UID]],
-    on_store: OnStore,
+    open_sink: OpenSink,
 ) -> Iterator[Progress]:
     """Have instances sent on our own association.
 
@@ -60,7 +57,7 @@ def get(
         calling_ae: Our AE title.
         timeout_s: Longest wait for the association and between two messages.
         storage_contexts: Abstract and transfer syntax of what we take.
-        on_store: Answers each instance.
+        open_sink: Where the data set of each instance goes, and who answers.
 
     Raises:
         Unreachable, Rejected: As `node.query.find`; what was stored stays stored.
@@ -68,10 +65,12 @@ def get(
     contexts = [*((GET, syntax) for syntax in NATIVE), *storage_contexts]
     # The PACS is the SCU of the sub-operations, on an association that we requested.
     roles = [build_role(uid, scp_role=True) for uid in {uid for uid, _ in storage_contexts}]
-    handlers = [(evt.EVT_C_STORE, on_store)]
-    assoc = associate(contexts, peer, calling_ae, timeout_s, handlers, roles)
-    responses = assoc.send_c_get(_identifier(wanted), GET)
-    yield from _progress(followed(assoc, responses, peer, "C-GET"))
+    assoc = associate(contexts, peer, calling_ae, timeout_s, roles=roles, open_sink=open_sink)
+    try:
+        responses = assoc.send_c_get(_identifier(wanted), GET)
+        yield from _progress(followed(assoc, responses, peer, "C-GET"))
+    finally:
+        drop_unanswered(assoc)
 
 
 def move(

@@ -11,11 +11,29 @@ release, abort, ARTIM) is pynetdicom's own, driven from that one thread.
     transport    the socket: one large buffer, one wait for data and for other threads
     upper_layer  the DUL service provider without a thread of its own
     association  the acceptor that drives it, and the server that makes such acceptors
+    requestor    what comes on associations that we ask for: data sets go to sinks there too
 
 Nothing here knows the rest of the node.
 """
 
-from node.streaming.association import DataSetSink, OnEnd, OpenSink, StoreStatus, StreamingServer
+from node.streaming.association import (
+    DataSetSink,
+    OnEnd,
+    OpenSink,
+    StoreStatus,
+    StreamingServer,
+    completed,
+)
 from node.streaming.commands import StoreRequest
+from node.streaming.requestor import StreamingDimse
 
-__all__ = ["DataSetSink", "OnEnd", "OpenSink", "StoreRequest", "StoreStatus", "StreamingServer"]
+__all__ = [
+    "DataSetSink",
+    "OnEnd",
+    "OpenSink",
+    "StoreRequest",
+    "StoreStatus",
+    "StreamingDimse",
+    "StreamingServer",
+    "completed",
+]

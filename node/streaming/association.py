@@ -141,7 +141,7 @@ class StreamingAssociation(Association):
         if not isinstance(message.data_set, StreamedDataSet):
             context = self._accepted_cx.get(cast(int, message.context_id))
             sink = (
-                self._open_sink(self, _request_of(message.command_set), context.as_tuple)
+                self._open_sink(self, request_of(message.command_set), context.as_tuple)
                 if context
                 else None
             )
@@ -221,15 +221,7 @@ class StreamingAssociation(Association):
 
     def complete(self, event: evt.Event) -> Dataset:
         """Answer a request that pynetdicom has decoded: the handler of ``EVT_C_STORE``."""
-        request = cast(C_STORE, event.request)
-        if isinstance(request.DataSet, StreamedDataSet):
-            # Closed with the data set; there is one, since the context was accepted.
-            status = cast(DataSetSink, request.DataSet.sink).complete()
-        else:  # a request without a data set
-            sink = self._open_sink(self, _request_of(request), event.context)
-            status = sink.complete()
-            sink.close()
-        return status.as_data_set()
+        return completed(self._open_sink, event)
 
     def _drop_what_nobody_takes(self) -> None:
         self._provider.drop_store()
@@ -239,7 +231,22 @@ class StreamingAssociation(Association):
             _close_data_set(message)
 
 
-def _request_of(command: Dataset | C_STORE) -> StoreRequest:
+def completed(open_sink: OpenSink, event: evt.Event) -> Dataset:
+    """The answer to a request that pynetdicom has decoded, whose data set went to a sink."""
+    request = cast(C_STORE, event.request)
+    if isinstance(request.DataSet, StreamedDataSet):
+        # Closed with the data set; there is one, since the context was accepted.
+        return cast(DataSetSink, request.DataSet.sink).complete().as_data_set()
+    # A request without a data set.
+    sink = open_sink(event.assoc, request_of(request), event.context)
+    try:
+        return sink.complete().as_data_set()
+    finally:
+        sink.close()
+
+
+def request_of(command: Dataset | C_STORE) -> StoreRequest:
+    """What a command set, or pynetdicom's primitive of it, says."""
     return StoreRequest(
         int(getattr(command, "MessageID", None) or 0),
         str(getattr(command, "AffectedSOPClassUID", None) or ""),
