@@ -154,7 +154,7 @@ def _post(client: DICOMwebClient, datasets: list[Dataset], destination: WebDesti
         status = 0 if error.response is None else error.response.status_code
         if status == HTTPStatus.CONFLICT:
             return
-        message = f"{destination.name} answered with HTTP {status}: {_words(status)}"
+        message = f"{destination.name} answered with HTTP {status}: {_words(status, destination)}"
         if status in _MEANT and status not in _MAY_PASS:
             raise Rejected(message) from error
         raise Unreachable(message) from error
@@ -169,8 +169,15 @@ def _post(client: DICOMwebClient, datasets: list[Dataset], destination: WebDesti
         return
 
 
-def _words(status: int) -> str:
+def _words(status: int, destination: WebDestination) -> str:
+    # nginx says so when it misses the certificate of a client, or does not accept it.
+    doubt = (
+        "it may not accept our certificate"
+        if destination.client_certificate
+        else "if it wants our certificate, set client_certificate = true"
+    )
     known = {
+        HTTPStatus.BAD_REQUEST: f"it takes the request for none; {doubt}",
         HTTPStatus.UNAUTHORIZED: "it does not know our token or certificate, or no longer",
         HTTPStatus.FORBIDDEN: "our token or certificate may not store",
         HTTPStatus.NOT_FOUND: "url leads to no STOW-RS service",

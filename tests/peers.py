@@ -1,4 +1,4 @@
-"""The others on the network: a scripted SCP of ours, Orthanc, and DCMTK's tools.
+"""The others on the network: a scripted SCP of ours, Orthanc, DCMTK's tools, and nginx.
 
 Everything listens on the loopback interface. Ports are asked of the system; a peer that cannot be
 told port 0 gets a free one and is started again when somebody else was faster.
@@ -240,6 +240,79 @@ def dcmqrscp(folder: Path, peers: Mapping[str, tuple[str, int]] | None = None) -
                 yield port
                 return
     raise AssertionError(f"dcmqrscp did not start: {(folder / 'dcmqrscp.log').read_text()}")
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A running nginx, over TLS: `token_port` wants a bearer token, `certificate_port` ours."""
+
+    token_port: int
+    certificate_port: int
+    folder: Path
+
+    def answers(self) -> set[tuple[int, int]]:
+        """Port and HTTP status of what it answered."""
+        lines = (self.folder / "access.log").read_text().splitlines()
+        return {(int(port), int(status)) for port, status in map(str.split, lines)}
+
+
+NGINX = """
+daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error.log;
+events {{}}
+http {{
+  log_format answers "$server_port $status"; access_log {folder}/access.log answers;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  client_max_body_size 64m;
+  ssl_certificate {certificate}; ssl_certificate_key {key}; ssl_protocols TLSv1.2 TLSv1.3;
+  map $http_authorization $is_known {{ default 0; "Bearer {token}" 1; }}
+  server {{
+    listen {host}:{token_port} ssl;
+    location / {{ if ($is_known = 0) {{ return 401; }} proxy_pass {upstream}; }}
+  }}
+  server {{
+    listen {host}:{certificate_port} ssl;
+    ssl_client_certificate {ca}; ssl_verify_client on;
+    location / {{ proxy_pass {upstream}; }}
+  }}
+}}
+"""
+
+
+@contextlib.contextmanager
+def nginx(
+    folder: Path, upstream: str, certificate: Path, key: Path, ca: Path, token: str
+) -> Iterator[Gateway]:
+    """nginx as a site puts it before a web service.
+
+    Args:
+        folder: For its files.
+        upstream: URL of the service.
+        certificate: Of nginx.
+        key: Likewise.
+        ca: Of the certificates of clients.
+        token: What the others show.
+    """
+    program = _found("nginx")
+    folder.mkdir(parents=True, exist_ok=True)
+    for _ in range(3):
+        gateway = Gateway(free_port(), free_port(), folder)
+        text = NGINX.format(
+            **vars(gateway),
+            host=LOOPBACK,
+            upstream=upstream,
+            certificate=certificate,
+            key=key,
+            ca=ca,
+            token=token,
+        )
+        (folder / "nginx.conf").write_text(text)
+        command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf")]
+        with _process(command, folder / "nginx.log") as running:
+            if _comes_up(running, lambda port=gateway.certificate_port: is_listening(port)):
+                yield gateway
+                return
+    raise AssertionError(f"nginx did not start: {(folder / 'nginx.log').read_text()}")
 
 
 def dcmsend(

@@ -28,7 +28,7 @@ from node.states import SynthesisState
 from tests.node.certificates import Authority
 from tests.node.test_deliver import write_instance
 from tests.node.test_workflow import OUTPUTS, Node
-from tests.peers import LOOPBACK, free_port, start_orthanc
+from tests.peers import LOOPBACK, free_port, nginx, start_orthanc, wait_until
 
 TOKEN = "eyJhbGciOi.very-secret"
 
@@ -165,6 +165,76 @@ def test_orthanc_gets_a_synthesis_over_the_web(tmp_path: Path) -> None:
     outputs = node.ledger.syntheses.outputs(node.job_id)
     assert stored == {output.sop_instance_uid for output in outputs}
     assert len(stored) == OUTPUTS
+    node.check_audit()
+
+
+def test_a_proxy_before_orthanc_wants_to_know_who_we_are(tmp_path: Path, ca: Authority) -> None:
+    """nginx: by token and by certificate all arrives; a wrong token and no certificate are told."""
+    right, wrong = tmp_path / "token", tmp_path / "wrong"
+    right.write_text(TOKEN)
+    wrong.write_text("expired")
+    pair = ca.issue("proxy")
+    with (
+        start_orthanc(tmp_path / "orthanc") as orthanc,
+        nginx(
+            tmp_path / "nginx", orthanc.url, pair.certificate, pair.key, ca.file, TOKEN
+        ) as gateway,
+    ):
+
+        def web(name: str, port: int, **fields: Any) -> dict[str, Any]:
+            url = f"https://{LOOPBACK}:{port}/dicom-web"
+            return {"name": name, "url": url, "ca_file": str(ca.file), **fields}
+
+        by_token, by_certificate = gateway.token_port, gateway.certificate_port
+        destinations = [
+            web("token", by_token, token_file=str(right)),
+            web("certificate", by_certificate, client_certificate=True),
+            web("wrong-token", by_token, token_file=str(wrong)),
+            web("no-certificate", by_certificate),
+        ]
+        files = {name: str(file) for name, file in ca.settings(ca.issue("pseudomri")).items()}
+        node = Node(tmp_path, [], sections={"tls": files}, web_destinations=destinations)
+
+        def attempts() -> dict[str, tuple[str, str]]:
+            """State of each delivery, and the reason of its last attempt."""
+            deliveries = node.ledger.reports.show(node.job_id)["deliveries"]
+            return {
+                one["destination"]: (one["state"], str(one["attempts"][-1]["reason"]))
+                for one in deliveries
+                if one["attempts"]
+            }
+
+        def are_told() -> dict[str, tuple[str, str]] | None:
+            told = attempts()
+            ended = [name for name, (state, _) in told.items() if state in ("delivered", "failed")]
+            is_told = len(ended) == 3 and "HTTP 401" in told.get("wrong-token", ("", ""))[1]
+            return told if is_told else None
+
+        node.dispatch()
+        with node.worker():
+            told = wait_until(are_told, 90, "all attempts")
+        stored = {
+            orthanc.get(f"/instances/{one}")["MainDicomTags"]["SOPInstanceUID"]
+            for one in orthanc.get("/instances")
+        }
+        answers = gateway.answers()
+    outputs = node.ledger.syntheses.outputs(node.job_id)
+    assert stored == {output.sop_instance_uid for output in outputs}
+    assert answers == {
+        (by_token, 200),
+        (by_token, 401),
+        (by_certificate, 200),
+        (by_certificate, 400),
+    }
+    assert (told["token"][0], told["certificate"][0]) == ("delivered", "delivered")
+    state, reason = told["wrong-token"]
+    # It may be renewed while we try again.
+    assert state != "failed"
+    assert "it does not know our token" in reason
+    state, reason = told["no-certificate"]
+    assert state == "failed"
+    assert "set client_certificate = true" in reason
+    assert TOKEN not in json.dumps(list(map(str, node.ledger.reports.events())))
     node.check_audit()
 
 
