@@ -73,6 +73,7 @@ class Kind(StrEnum):
     COMMITMENT_REFUSED = "commitment.refused"
     COMMITMENT_UNANSWERED = "commitment.unanswered"
     NODE_BACKED_UP = "node.backed_up"
+    BACKUP_FAILED = "node.backup_failed"
     NODE_RESTORED = "node.restored"
     NODE_MOVED = "node.moved"
     WORKER_STARTED = "worker.started"

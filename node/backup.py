@@ -21,7 +21,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -41,6 +41,7 @@ from node.intact import intact_instance, intact_output
 from node.ledger import Ledger, copying, migrate, open_ledger, sqlite_url
 from node.ledger.holdings import Holding
 from node.lock import hold
+from node.logs import describe
 from node.parts import ledger_url
 
 MANIFEST: Final = "manifest.sha256"
@@ -73,7 +74,8 @@ class Report:
 def backup(settings: Settings, folder: Path) -> Report:
     """Copy ledger and archive of a node, which may be running, into a folder.
 
-    An earlier backup in it is replaced, and its files are kept where they are the same.
+    An earlier backup in it is replaced, and its files are kept where they are the same. What came
+    of it is on record, a failure too as far as the ledger takes it.
 
     Raises:
         Refuse: When the ledger's audit chain is broken, or the folder lies inside the archive.
@@ -86,20 +88,36 @@ def backup(settings: Settings, folder: Path) -> Report:
     archive = Archive(data_folder / "archive", "backup")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with hold(folder, "backup"):
-        mirror = _Mirror(folder, archive, _read_manifest(folder))
-        part = folder / "ledger.part"
-        for _ in range(2):
-            part.unlink(missing_ok=True)
-            copying.snapshot(ledger_url(settings), part)
-            with _opened_at(sqlite_url(part)) as ledger:
-                mirror.fetch(ledger.holdings.files())
-                events, head = _chain(ledger)
-        mirror.keep_key(data_folder / KEY_FILE)
-        name = mirror.close(part)
-        with _opened_at(ledger_url(settings)) as ledger:
-            detail = {"files": mirror.files, "damaged": len(mirror.damaged), "head": head}
-            ledger.outbox.note(Kind.NODE_BACKED_UP, name, "operator", detail)
-        return Report(mirror.files, mirror.copied, events, head, tuple(mirror.damaged))
+        try:
+            return _backed_up(settings, folder, archive)
+        except Exception as error:
+            detail = {"folder": str(folder.absolute()), "reason": describe(error)}
+            # What keeps us from a backup may be the ledger, which then cannot tell.
+            with suppress(Exception), _opened_at(ledger_url(settings)) as ledger:
+                ledger.outbox.note(Kind.BACKUP_FAILED, "ledger", "operator", detail)
+            raise
+
+
+def _backed_up(settings: Settings, folder: Path, archive: Archive) -> Report:
+    mirror = _Mirror(folder, archive, _read_manifest(folder))
+    part = folder / "ledger.part"
+    for _ in range(2):
+        part.unlink(missing_ok=True)
+        copying.snapshot(ledger_url(settings), part)
+        with _opened_at(sqlite_url(part)) as ledger:
+            mirror.fetch(ledger.holdings.files())
+            events, head = _chain(ledger)
+    mirror.keep_key(settings.node.data_folder.absolute() / KEY_FILE)
+    name = mirror.close(part)
+    with _opened_at(ledger_url(settings)) as ledger:
+        detail = {
+            "folder": str(folder.absolute()),
+            "files": mirror.files,
+            "damaged": len(mirror.damaged),
+            "head": head,
+        }
+        ledger.outbox.note(Kind.NODE_BACKED_UP, name, "operator", detail)
+    return Report(mirror.files, mirror.copied, events, head, tuple(mirror.damaged))
 
 
 def restore(settings: Settings, folder: Path) -> Report:

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -55,6 +56,8 @@ class Telling:
             Kind.DELIVERY_ATTEMPTED: self._sent,
             Kind.QUERY_ISSUED: self._asked,
             Kind.RETENTION_REMOVED: self._removed,
+            Kind.NODE_BACKED_UP: self._backed_up,
+            Kind.BACKUP_FAILED: self._backed_up,
         }
 
     def tell(self, event: Event) -> bytes | None:
@@ -205,6 +208,32 @@ class Telling:
             from_text(event.at),
             (self._us(atna.APPLICATION, True),),
             self._objects(about, {sop_class: int(event.detail["files"])}),
+        )
+
+    def _backed_up(self, event: Event) -> Message:
+        """A.5.3.4: all there is was exported to a medium, or was to be.
+
+        The table wants every study and patient named. They would be all of them, in a message that
+        no syslog server takes: the object is the archive as a whole.
+        """
+        # Events of an earlier version do not tell the folder.
+        folder, damaged = str(event.detail.get("folder", "")), int(event.detail.get("damaged", 0))
+        failure = str(event.detail.get("reason", ""))
+        if damaged:
+            failure = f"{damaged} files are missing or damaged, all others were copied"
+        uri = f"file://{self._host}{quote(folder)}"
+        media = Participant(uri, "", atna.DESTINATION_MEDIA, False, self._host, atna.MEDIA_URI)
+        everything = Object(
+            f"{self._ae_title}@{self._host}", atna.NODE_ID, "2", "17", name=event.subject
+        )
+        return Message(
+            atna.DATA_EXPORT,
+            Action.READ,
+            from_text(event.at),
+            (self._us(atna.SOURCE, True), media),
+            (everything,),
+            outcome=Outcome.MINOR_FAILURE if failure else Outcome.SUCCESS,
+            failure=failure,
         )
 
     def _objects(self, about: About, instances: dict[str, int]) -> tuple[Object, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import ssl
 import subprocess
@@ -20,11 +21,13 @@ from pydicom import dcmread
 
 from config.settings import Destination as ConfiguredDestination
 from config.settings import Settings
+from node import audit
 from node.archive import Archive
 from node.atna.spool import NAME, Sender, Spool
 from node.atna.syslog import Undelivered
 from node.atna.telling import KEY_FILE, Telling, _write_once
 from node.audit import Kind
+from node.backup import backup
 from node.errors import Refuse
 from node.ledger import Ledger
 from node.ledger.entries import Destination, Output, Packaged
@@ -420,6 +423,40 @@ def test_what_leaves_the_site_is_an_export(node: tuple[Settings, Ledger, Archive
     assert media.get("NetworkAccessPointID") == "pacs.example.org"
     assert media.find("RoleIDCode").get("csd-code") == "110154"
     assert media.find("MediaIdentifier/MediaType").get("csd-code") == "110037"
+
+
+def test_a_backup_is_an_export_of_all_to_a_medium(
+    node: tuple[Settings, Ledger, Archive], tmp_path: Path
+) -> None:
+    settings, ledger, _ = node
+    folder = tmp_path / "mnt back"
+    # On record is an output whose file is missing.
+    backup(settings, folder)
+    # A disk that does not take it.
+    (folder / "archive").rename(folder / "away")
+    (folder / "archive").write_text("no folder")
+    with pytest.raises(OSError):
+        backup(settings, folder)
+    documents = told(node, Kind.NODE_BACKED_UP, Kind.BACKUP_FAILED)
+    assert [event_of(one) for one in documents] == [("110106", "R", "4")] * 2
+    for one in documents:
+        us, media = one.findall("ActiveParticipant")
+        assert us.get("AlternativeUserID") == "AETITLES=PSEUDOMRI"
+        assert media.get("UserID") == f"file://{os.uname().nodename}{tmp_path}/mnt%20back"
+        assert media.find("MediaIdentifier/MediaType").get("csd-code") == "110037"
+        everything = one.find("ParticipantObjectIdentification")
+        assert everything.get("ParticipantObjectTypeCodeRole") == "17"
+        assert everything.find("ParticipantObjectIDTypeCode").get("csd-code") == "110182"
+    path = "EventIdentification/EventOutcomeDescription"
+    damaged, failed = (one.find(path).text for one in documents)
+    assert damaged == "1 files are missing or damaged, all others were copied"
+    assert re.match(r"(NotADirectoryError|FileExistsError) E[A-Z]+ in node/", failed), failed
+    # Nothing missing, nothing wrong.
+    ledger.outbox.note(Kind.NODE_BACKED_UP, "ledger-1.sqlite", "operator", {"damaged": 0})
+    whole = told(node, Kind.NODE_BACKED_UP)[-1]
+    assert event_of(whole) == ("110106", "R", "0")
+    assert whole.find(path) is None
+    assert audit.verify(ledger.reports.events()) is None
 
 
 def event_of(document: Any) -> tuple[str, str, str]:
