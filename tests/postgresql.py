@@ -67,6 +67,21 @@ class PostgreSQL:
         self.execute("; ".join(f"DELETE FROM {name}" for name in tables), "ledger")
         return self.url("ledger")
 
+    def want_password(self, user: str, password: str) -> None:
+        """A user who may come in by password only; all others go on without."""
+        self.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{password}'")
+        rules = self.folder / "data" / "pg_hba.conf"
+        rules.write_text(f"local all {user} scram-sha-256\n{rules.read_text()}")
+        self.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: self._turns_away(user), 10, "the rules to be read")
+
+    def _turns_away(self, user: str) -> bool:
+        try:
+            psycopg.connect(self.url("postgres").replace(USER, user)).close()
+        except psycopg.OperationalError:
+            return True
+        return False
+
     def execute(self, statement: str, database: str = "postgres") -> list[tuple[object, ...]]:
         """Run a statement, outside of all transactions."""
         with psycopg.connect(self.url(database), autocommit=True) as connection:

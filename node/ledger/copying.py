@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, func, insert, inspect, select, text
+from sqlalchemy.exc import DBAPIError
 
 from node import audit
 from node.errors import Refuse
 from node.ledger.database import connect, read_only, sqlite_url
-from node.ledger.schema import check, migrate
+from node.ledger.schema import check, migrate, unanswered
 from node.records import AuditEventRecord, Record
 
 _BATCH = 1000
@@ -54,6 +55,7 @@ def copy(source_url: str, target_url: str) -> dict[str, int]:
 
     Raises:
         Refuse: When there is something in the target already, or the copy is not the same.
+        Retry: When the target does not answer or does not let us in.
         Stop: When a schema is of another version.
     """
     source = connect(source_url)
@@ -69,6 +71,7 @@ def refuse_unless_empty(url: str) -> None:
 
     Raises:
         Refuse: Naming a table that has rows, or the workflow engine's schema.
+        Retry: When it does not answer or does not let us in.
     """
     engine = connect(url)
     try:
@@ -80,6 +83,9 @@ def refuse_unless_empty(url: str) -> None:
             for table in Record.metadata.sorted_tables:
                 if table.name in names and _count(connection, table):
                     raise Refuse(f"expected an empty database, found rows in its {table.name}")
+    except DBAPIError as error:
+        doubt = "Is it running, was this database made, and does it know this user and password?"
+        raise unanswered(error, engine.url, doubt) from error
     finally:
         engine.dispose()
 

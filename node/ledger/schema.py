@@ -80,10 +80,21 @@ def _found_version(engine: Engine) -> str | None:
         with engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
     except DBAPIError as error:
-        raise Retry(
-            f"expected the ledger's database at {_place(engine.url)} to answer:"
-            f" {_said(error, engine.url)}. Is it running, and does node.database_url name it?"
-        ) from error
+        doubt = "Is it running, and does node.database_url name it?"
+        raise unanswered(error, engine.url, doubt) from error
+
+
+def unanswered(error: DBAPIError, url: URL, doubt: str) -> Retry:
+    """What is said of a database that is away or turns us away; no password.
+
+    Args:
+        error: Of the driver.
+        url: Of the database.
+        doubt: What whoever reads it should look at.
+    """
+    return Retry(
+        f"expected the ledger's database at {_place(url)} to answer: {_said(error, url)}. {doubt}"
+    )
 
 
 def _place(url: URL) -> str:

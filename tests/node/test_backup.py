@@ -34,7 +34,7 @@ from tests.node.journeys import KILLED, open_parts, prepare_node, settings_for
 from tests.node.samples import ct
 from tests.node.scu import associated, store
 from tests.node.test_workflow import OUTPUTS, Node, to
-from tests.peers import LOOPBACK, ScriptedPeer, wait_until
+from tests.peers import LOOPBACK, ScriptedPeer, free_port, wait_until
 from tests.postgresql import PostgreSQL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -325,6 +325,32 @@ def test_from_sqlite_to_postgresql_with_work_in_flight(
     finish(node, target)
     assert len(peer.accepted()) == OUTPUTS
     assert all(len(digests) == 1 for digests in peer.accepted().values())
+
+
+def test_a_database_that_cannot_be_reached_is_told_of(
+    tmp_path: Path, postgresql: PostgreSQL
+) -> None:
+    """What was expected, what the database says, what to look at; and no password."""
+    settings = settings_for(tmp_path / "data", [])
+    prepare_node(settings)
+    postgresql.want_password("stranger", "other")
+
+    cases = {
+        f"postgresql://me:s3cret@{LOOPBACK}:{free_port()}/ledger": "refused",
+        postgresql.url("postgres").replace(
+            "pseudomri@", "stranger:s3cret@"
+        ): "password authentication failed",
+        postgresql.url("absent").replace("pseudomri@", "pseudomri:s3cret@"): "does not exist",
+    }
+    for url, says in cases.items():
+        failed = pseudomri(settings, "database", "copy", url)
+        told = " ".join(failed.stderr.split())
+        assert failed.returncode == 4, told
+        assert told.startswith("failed: expected the ledger's database at postgresql://"), told
+        assert says in told
+        assert "was this database made" in told
+        assert "s3cret" not in told + failed.stdout
+        assert "Traceback" not in told
 
 
 def test_nothing_is_copied_while_any_part_of_the_node_may_write(
