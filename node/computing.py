@@ -128,7 +128,7 @@ def judged(result: Synthesis, prepared: Prepared, model: Model) -> Made:
     return Made(
         images=np.stack([result.images[contrast] for contrast in ALL_CONTRASTS]),
         spread=np.array(spread, dtype=np.float32),
-        unsupported=None if result.support is None else result.support.unsupported,
+        unsupported=None if result.support is None else result.support.marked,
         areas=areas,
         contrasts=tuple(str(contrast) for contrast in ALL_CONTRASTS),
         grid=result.grid,
@@ -223,7 +223,7 @@ def _facts(result: Synthesis, fidelity: Fidelity, model: Model) -> dict[str, obj
             "delta": calibration.delta,
             "limit": calibration.limit,
             "lambdas": {str(name): scale for name, scale in calibration.lambdas.items()},
-            "unsupported": round(float(result.support.unsupported.mean()), 4),
+            "unsupported": round(float(result.support.marked.mean()), 4),
         },
         "fidelity": fidelity.to_json(),
     }

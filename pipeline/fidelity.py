@@ -40,7 +40,8 @@ class RegionDoubt:
         spread: Standard deviation of the ensemble, signal relative to CSF = 1; empty without one.
         doubt: Error that the model itself expects.
         half_width: Of the calibrated interval; empty when there is none.
-        unsupported: Share of the pixels; None when there is no support map.
+        unsupported: Share of the pixels by their intervals; None when there is no support map.
+        marked: Share of the pixels that are hatched, for whatever reason; likewise.
     """
 
     pixels: int
@@ -48,6 +49,7 @@ class RegionDoubt:
     doubt: Mapping[Contrast, float]
     half_width: Mapping[Contrast, float]
     unsupported: float | None
+    marked: float | None
 
 
 @dataclass(frozen=True)
@@ -188,10 +190,10 @@ class Fidelity:
         """A sentence for every excess."""
         return tuple(one.sentence() for one in self.excesses)
 
-    def unsupported(self, *regions: str) -> float | None:
-        """Share of the pixels of regions together; None when it is not known."""
+    def marked(self, *regions: str) -> float | None:
+        """Share of the hatched pixels of regions together; None when it is not known."""
         found = [self.regions[region] for region in regions if region in self.regions]
-        shares = [(one.unsupported, one.pixels) for one in found if one.unsupported is not None]
+        shares = [(one.marked, one.pixels) for one in found if one.marked is not None]
         total = sum(pixels for _, pixels in shares)
         return sum(share * pixels for share, pixels in shares) / total if total else None
 
@@ -265,6 +267,7 @@ def _region_doubt(mask: Mask, synthesis: Synthesis) -> RegionDoubt:
         doubt={name: float(v[mask].mean()) for name, v in synthesis.doubt.items()},
         half_width={name: float(v[mask].mean()) for name, v in widths.items()},
         unsupported=None if support is None else float(support.unsupported[mask].mean()),
+        marked=None if support is None else float(support.marked[mask].mean()),
     )
 
 
@@ -335,9 +338,9 @@ def foot_notes(
         shortfall: Why shares would say more than is known; it stands in their place.
     """
     shares = {
-        "canal": fidelity.unsupported(Region.CANAL),
-        "discs": fidelity.unsupported(Region.DISCS),
-        "ligaments": fidelity.unsupported(*LIGAMENTS),
+        "canal": fidelity.marked(Region.CANAL),
+        "discs": fidelity.marked(Region.DISCS),
+        "ligaments": fidelity.marked(*LIGAMENTS),
     }
     told = [f"{name} {share:.0%}" for name, share in shares.items() if share is not None]
     first = f"{SHARES}: {', '.join(told)}" if told else "SUPPORT BY THE CT NOT KNOWN"

@@ -75,7 +75,7 @@ def is_faint(rows: CanalRows) -> Mask:
 
 
 def hatch_faint(synthesis: Synthesis, course: Course) -> Synthesis:
-    """The synthesis with the canal unsupported, wall to wall, wherever its CSF is faint.
+    """The synthesis with the canal marked, wall to wall, wherever its CSF is faint.
 
     Args:
         synthesis: Without a support map it stays as it is.
@@ -85,8 +85,7 @@ def hatch_faint(synthesis: Synthesis, course: Course) -> Synthesis:
     if support is None:
         return synthesis
     faint = faint_canal(synthesis.images[Contrast.T2], course)
-    support = dataclasses.replace(support, unsupported=support.unsupported | faint)
-    return dataclasses.replace(synthesis, support=support)
+    return dataclasses.replace(synthesis, support=dataclasses.replace(support, faint=faint))
 
 
 def faint_canal(t2: Float32, course: Course) -> Mask:

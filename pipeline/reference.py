@@ -14,8 +14,8 @@ import numpy as np
 from pipeline.geometry import Float64
 
 WARNING_PERCENTILE, TAIL_PERCENTILE = 99.0, 90.0
-"""Of each figure by itself. There are eleven, and a stack is warned of for any: more often than one
-in a hundred usual ones, as the check of `pipeline.training.calibrate` counts. Of a few dozen stacks
+"""Of each figure by itself. There are 15, and a stack is warned of for any: more often than one in
+a hundred usual ones, as the check of `pipeline.training.calibrate` counts. Of a few dozen stacks
 the 99th percentile is hardly less than the largest: the 90th is carried on as in a normal
 distribution, and the farther one taken. The distance's is taken on the very stacks that gave mean
 and covariance, to which others are a little farther."""

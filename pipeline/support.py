@@ -127,11 +127,18 @@ class SupportMap:
 
     Args:
         half_width: Signal relative to CSF = 1, ``(slice, row, column)``, by contrast.
-        unsupported: ``(slice, row, column)``, in any of the contrasts.
+        unsupported: By these intervals, ``(slice, row, column)``, in any of the contrasts.
+        faint: Canal with faint CSF (`pipeline.narrowing`), same shape; None until looked for.
     """
 
     half_width: Mapping[Contrast, Float32]
     unsupported: Mask
+    faint: Mask | None = None
+
+    @property
+    def marked(self) -> Mask:
+        """All that is hatched."""
+        return self.unsupported if self.faint is None else self.unsupported | self.faint
 
 
 def support_map(

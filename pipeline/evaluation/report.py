@@ -386,7 +386,7 @@ def _real_figures(neck: RealNeck) -> Iterator[str]:
         for contrast in ALL_CONTRASTS
     }
     if neck.support is not None:
-        veiled = hatched(neck.images[Contrast.T2], neck.support.unsupported)
+        veiled = hatched(neck.images[Contrast.T2], neck.support.marked)
         name = "pseudo-T2, hatched where the CT does not support it"
         shown[name] = _marked(veiled, SeriesKind.SUPPORT)
     for k, ct in enumerate(neck.stack):

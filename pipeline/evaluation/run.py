@@ -38,7 +38,7 @@ from pipeline.evaluation.scores import (
     noisy,
 )
 from pipeline.geometry import Float32, Float64, Grid, Volume
-from pipeline.narrowing import faint_canal, is_faint
+from pipeline.narrowing import faint_canal, hatch_faint, is_faint
 from pipeline.phantom import Patient, Tissue, TrainingPair, patient
 from pipeline.support import SupportMap
 from pipeline.synthesis import Model, synthesize
@@ -479,8 +479,11 @@ def _picture(case: Case, made: Mapping[str, Images]) -> Pictures:
 def _real(run: Method, model: Model, stack: Volume, anatomy: Anatomy, tell: Tell) -> RealNeck:
     tell("real neck", 0, 1)
     images = run(stack.values)
-    found = measure(stack.values, images, anatomy_course(anatomy, stack.grid))
+    course = anatomy_course(anatomy, stack.grid)
+    found = measure(stack.values, images, course)
     change = noise_change(stack.values, images, run)
     samples = 0 if model.calibration is None else model.calibration.samples
-    support = synthesize(stack, model, samples=samples).support
-    return RealNeck(replace(found, change=change), stack.values, images, support)
+    made = hatch_faint(
+        synthesize(stack, model, samples=samples), course.between_walls(stack.values)
+    )
+    return RealNeck(replace(found, change=change), stack.values, images, made.support)

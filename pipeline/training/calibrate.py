@@ -326,7 +326,7 @@ def check(
         made = with_support(seen, calibration)
         tally.add(seen)
         if made.support is not None:
-            tally.add_map(seen.pair, made.support.unsupported)
+            tally.add_map(seen.pair, made.support.marked)
         found = measure_fidelity(seen.stack, made, seen.places, calibration.reference)
         verdicts.append(Verdict(seed, seen.is_injured, found.verdict))
     return tally, verdicts

@@ -38,13 +38,19 @@ OUTLINE_PIXELS = to_pixels(np.array([DARK, LIGHT], dtype=np.float32))
 
 @dataclass(frozen=True)
 class Visit:
-    """One journey of the neck CT through a fresh node."""
+    """What came of one journey of the neck CT through a fresh node."""
 
     journey: Journey
     study_uid: str
-    story: dict[str, Any]
     outputs: dict[str, str]
     series: dict[str, Arrived]
+
+
+@dataclass(frozen=True)
+class FirstVisit(Visit):
+    """One that is looked at from all sides."""
+
+    story: dict[str, Any]
     syntaxes: set[str]
     chain_is_whole: bool
     cli_story: dict[str, Any]
@@ -59,17 +65,27 @@ def node_with_pacs(folder: Path) -> Iterator[tuple[LocalNode, Orthanc]]:
         yield node, orthanc
 
 
-def visit(folder: Path, ct: Path) -> Visit:
-    """Send the CT to a fresh node with a fresh PACS; what there is to see when all is over."""
+def through(node: LocalNode, orthanc: Orthanc, ct: Path) -> Visit:
+    """Send the CT to the node; what there is to see when all is over."""
     (uid,) = observing.series_uids(ct)
+    sent = dcmsend(ct, node.service.port)
+    assert sent.returncode == 0, sent.stderr[-2000:]
+    journey = observing.wait_until_over(node, [uid])[uid]
+    assert journey.state == "committed", journey.reason
+    assert journey.job_id is not None
+    study_uid = observing.story(node.ledger, uid)["study_uid"]
+    outputs = observing.outputs(node.ledger, journey.job_id)
+    return Visit(journey, study_uid, outputs, observing.arrived(orthanc, study_uid))
+
+
+@pytest.fixture(scope="module")
+def first(neck_ct: Path, tmp_path_factory: pytest.TempPathFactory) -> FirstVisit:
+    folder = tmp_path_factory.mktemp("first")
+    (uid,) = observing.series_uids(neck_ct)
     with node_with_pacs(folder) as (node, orthanc):
         # The PACS has the CT before the result comes, as in a hospital.
-        assert dcmsend(ct, orthanc.dicom_port, called="ORTHANC").returncode == 0
-        sent = dcmsend(ct, node.service.port)
-        assert sent.returncode == 0, sent.stderr[-2000:]
-        journey = observing.wait_until_over(node, [uid])[uid]
-        assert journey.state == "committed", journey.reason
-        assert journey.job_id is not None
+        assert dcmsend(neck_ct, orthanc.dicom_port, called="ORTHANC").returncode == 0
+        visit = through(node, orthanc, neck_ct)
         story = observing.story(node.ledger, uid)
         command = [sys.executable, "-m", "node", "audit", "show", uid, "--config"]
         shown = subprocess.run(
@@ -78,24 +94,16 @@ def visit(folder: Path, ct: Path) -> Visit:
             text=True,
             check=True,
         )
-        return Visit(
-            journey,
-            story["study_uid"],
-            story,
-            observing.outputs(node.ledger, journey.job_id),
-            observing.arrived(orthanc, story["study_uid"]),
-            {
+        return FirstVisit(
+            **vars(visit),
+            story=story,
+            syntaxes={
                 observing.story(node.ledger, source)["transfer_syntax_uid"]
                 for source in story["syntheses"][0]["sources"]
             },
-            observing.chain_is_whole(node.ledger),
-            json.loads(shown.stdout),
+            chain_is_whole=observing.chain_is_whole(node.ledger),
+            cli_story=json.loads(shown.stdout),
         )
-
-
-@pytest.fixture(scope="module")
-def first(neck_ct: Path, tmp_path_factory: pytest.TempPathFactory) -> Visit:
-    return visit(tmp_path_factory.mktemp("first"), neck_ct)
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +111,12 @@ def ct_headers(neck_ct: Path) -> list[Dataset]:
     return observing.headers(neck_ct)
 
 
-def test_it_was_sent_and_kept_as_jpeg_2000(first: Visit) -> None:
+def test_it_was_sent_and_kept_as_jpeg_2000(first: FirstVisit) -> None:
     assert first.story["instances"] == 295
     assert first.syntaxes == {JPEG2000}
 
 
-def test_every_series_arrives_in_the_study_of_the_ct(first: Visit) -> None:
+def test_every_series_arrives_in_the_study_of_the_ct(first: FirstVisit) -> None:
     assert sorted(first.series) == sorted(observing.expected_kinds())
     for contrast, series in first.series.items():
         assert len(series.datasets) == 15
@@ -117,14 +125,16 @@ def test_every_series_arrives_in_the_study_of_the_ct(first: Visit) -> None:
         assert contrast in series.description
 
 
-def test_what_arrived_keeps_the_label_contract(first: Visit, ct_headers: list[Dataset]) -> None:
+def test_what_arrived_keeps_the_label_contract(
+    first: FirstVisit, ct_headers: list[Dataset]
+) -> None:
     for contrast, series in first.series.items():
         assert_label_contract(series.datasets, ct_headers)
         pixels = np.stack([ds.pixel_array for ds in series.datasets])
         assert mark_score(pixels, SeriesKind(contrast)) > 0.9
 
 
-def test_what_arrived_is_what_is_on_record(first: Visit) -> None:
+def test_what_arrived_is_what_is_on_record(first: FirstVisit) -> None:
     uids = {str(ds.SOPInstanceUID) for s in first.series.values() for ds in s.datasets}
     assert uids == set(first.outputs)
     (job,) = first.story["syntheses"]
@@ -146,7 +156,7 @@ def test_what_arrived_is_what_is_on_record(first: Visit) -> None:
     assert first.cli_story["syntheses"][0]["job_id"] == job["job_id"]
 
 
-def test_readers_agree_on_the_geometry(first: Visit, tmp_path: Path) -> None:
+def test_readers_agree_on_the_geometry(first: FirstVisit, tmp_path: Path) -> None:
     for contrast, series in first.series.items():
         folder = tmp_path / contrast
         folder.mkdir()
@@ -162,15 +172,16 @@ def test_readers_agree_on_the_geometry(first: Visit, tmp_path: Path) -> None:
 
 
 def test_the_same_ct_gives_the_same_objects(
-    first: Visit, neck_ct: Path, tmp_path_factory: pytest.TempPathFactory
+    first: FirstVisit, neck_ct: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    again = visit(tmp_path_factory.mktemp("again"), neck_ct)
+    with node_with_pacs(tmp_path_factory.mktemp("again")) as (node, orthanc):
+        again = through(node, orthanc, neck_ct)
     assert again.journey.job_id == first.journey.job_id
     assert again.outputs == first.outputs
 
 
 def test_the_decompressed_ct_gives_the_same_pixels(
-    first: Visit,
+    first: FirstVisit,
     neck_ct: Path,
     ct_headers: list[Dataset],
     tmp_path_factory: pytest.TempPathFactory,
@@ -186,7 +197,8 @@ def test_the_decompressed_ct_gives_the_same_pixels(
         ds = dcmread(path)
         ds.decompress(generate_instance_uid=False)
         ds.save_as(folder / "ct" / path.name)
-    plain = visit(folder, folder / "ct")
+    with node_with_pacs(folder) as (node, orthanc):
+        plain = through(node, orthanc, folder / "ct")
     shutil.rmtree(folder / "ct")
     assert plain.journey.job_id != first.journey.job_id
     assert set(plain.outputs).isdisjoint(first.outputs)

@@ -76,14 +76,15 @@ def test_the_canal_is_unsupported_there_from_wall_to_wall_and_nowhere_else() -> 
     assert narrow.support is not None
     assert hatched.support is not None
     assert same.support is not None
-    added = hatched.support.unsupported & ~narrow.support.unsupported
+    added = hatched.support.marked & ~narrow.support.unsupported
     canal = TOY.places.region(Region.CANAL)
     middle = np.zeros_like(canal)
     middle[:, ROW - 3 : ROW + 3] = True
     assert added[canal & middle].mean() > 0.95
     assert np.isin(TOY.pair.labels[added], (Tissue.CSF, Tissue.CORD)).mean() > 0.85
     np.testing.assert_array_equal(hatched.images[Contrast.T2], narrow.images[Contrast.T2])
-    assert not same.support.unsupported.any()
+    assert not same.support.marked.any()
+    np.testing.assert_array_equal(hatched.support.unsupported, narrow.support.unsupported)
 
 
 def test_without_a_support_map_there_is_nothing_to_hatch() -> None:
