@@ -1,13 +1,14 @@
-"""The databases that the ledger runs on."""
+"""The databases that the ledger runs on, and what a test of a fault tells."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from node.ledger import migrate, sqlite_url
+from tests.faults import PROPERTY, Tried
 from tests.postgresql import PostgreSQL, start_postgresql
 
 
@@ -36,3 +37,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     url = sqlite_url(tmp_path / "node.sqlite")
     migrate(url)
     return url
+
+
+@pytest.fixture
+def tried(record_property: Callable[[str, object], None]) -> Tried:
+    """For `python -m tests.faults`."""
+    return lambda fault, happened: record_property(PROPERTY, (fault, happened))

@@ -28,6 +28,7 @@ from node.reconcile import Reconciler
 from node.stages import Stages
 from node.states import SynthesisState
 from node.workflow import Worker
+from tests.faults import Tried, counted
 from tests.node.journeys import fast_stages
 from tests.node.samples import SERIES_UID, ct
 from tests.node.scu import associated, store
@@ -119,7 +120,7 @@ def committed(node: Node, turn: Callable[[], None]) -> Callable[[], bool]:
 
 
 def test_a_synthesis_that_finds_the_work_folder_full_waits_and_is_resumed(
-    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_disk: Path, tried: Tried, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(syntheses, "POSTPONED_S", 1.0)
     with ScriptedPeer() as peer:
@@ -141,10 +142,15 @@ def test_a_synthesis_that_finds_the_work_folder_full_waits_and_is_resumed(
         }
         assert "synthesis.failed" not in events(node)
         node.check_audit()
+        tried(
+            "ENOSPC in the work folder of a synthesis",
+            f"back to `{entry.state}` as run {entry.run}; with room again `{node.state}`, prepared"
+            f" {node.marks.count('prepare')} time",
+        )
 
 
 def test_a_disk_without_room_for_the_ledger_stops_all_and_loses_nothing(
-    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_disk: Path, tried: Tried, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even the engine can write that it cannot write: its thread dies, and is woken later."""
     monkeypatch.setattr(syntheses, "POSTPONED_S", 1.0)
@@ -158,11 +164,17 @@ def test_a_disk_without_room_for_the_ledger_stops_all_and_loses_nothing(
             turn()
             wait_until(lambda: node.marks.count("fill") == 1, 30)
             wait_until(lambda: not is_at_work(), 30)
-            assert node.state == SynthesisState.RUNNING
+            state = node.state
+            assert state == SynthesisState.RUNNING
             ballast.empty()
             wait_until(committed(node, turn), 60)
         assert "synthesis.failed" not in events(node)
         node.check_audit()
+        tried(
+            "not even the engine can write",
+            f"its thread dies and the job stays `{state}`; with room again the worker resumes it:"
+            f" `{node.state}`",
+        )
 
 
 def large(number: int) -> Dataset:
@@ -181,7 +193,7 @@ def stored(statuses: dict[str, int]) -> set[str]:
     return {uid for uid, status in statuses.items() if status == 0x0000}
 
 
-def test_four_senders_cannot_pass_the_guard_together(small_disk: Path) -> None:
+def test_four_senders_cannot_pass_the_guard_together(small_disk: Path, tried: Tried) -> None:
     limit = 8_000_000
     station = Station(small_disk, minimum_free_bytes=limit)
     with ThreadPoolExecutor(4) as pool:
@@ -193,30 +205,45 @@ def test_four_senders_cannot_pass_the_guard_together(small_disk: Path) -> None:
     assert 0 < len(held) < len(statuses)
     assert set(station.held()) == held
     # Past it goes at most a slice of each sender, which is less than two looks, and the ledger.
-    assert free_bytes(small_disk) > limit - 4 * 1_100_000 - 1_000_000
+    free = free_bytes(small_disk)
+    assert free > limit - 4 * 1_100_000 - 1_000_000
     # It recovers by itself as soon as there is room.
     for path in sorted(station.archive.folder.rglob("*.dcm"))[:4]:
         path.unlink()
-    assert stored(send(station.port, range(100, 102))) == {f"{SERIES_UID}.{n}" for n in (100, 101)}
+    later = send(station.port, range(100, 102))
+    assert stored(later) == {f"{SERIES_UID}.{n}" for n in (100, 101)}
     station.stop()
+    tried(
+        "four senders at once, 8 slices of 1 MB each, `receive.minimum_free_bytes` 8 MB",
+        f"{counted(statuses.values())}, {free / 1e6:.1f} MB stay free; with room again"
+        f" {counted(later.values())}",
+    )
 
 
 def test_a_large_data_set_is_refused_in_the_middle(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    small_disk: Path, tried: Tried, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There was room when it began: what it writes itself counts too."""
     monkeypatch.setattr(intake, "_LOOK_BYTES", 1_000_000)
     station = Station(small_disk, minimum_free_bytes=14_000_000)
     ds = ct(1, PixelData=bytes(20_000_000))
     with associated(station.port) as association:
-        assert store(association, ds)[0] == 0xA700
-        assert store(association, large(2))[0] == 0x0000
+        statuses = [store(association, one)[0] for one in (ds, large(2))]
+    assert statuses == [0xA700, 0x0000]
     assert set(station.held()) == {f"{SERIES_UID}.2"}
-    assert not list((station.archive.folder / "incoming").iterdir())
+    left = list((station.archive.folder / "incoming").iterdir())
+    assert not left
     station.stop()
+    tried(
+        "a data set of 20 MB larger than what is left, then one of 1 MB",
+        f"0x{statuses[0]:04X} in its middle, {len(left)} files left of it; then"
+        f" 0x{statuses[1]:04X}",
+    )
 
 
-def test_without_a_guard_a_full_disk_is_told_and_nothing_is_lost(small_disk: Path) -> None:
+def test_without_a_guard_a_full_disk_is_told_and_nothing_is_lost(
+    small_disk: Path, tried: Tried
+) -> None:
     """ENOSPC in the middle of a data set, then in the write-ahead log of the ledger."""
     station = Station(small_disk, minimum_free_bytes=0)
     ballast = Ballast(small_disk)
@@ -226,13 +253,20 @@ def test_without_a_guard_a_full_disk_is_told_and_nothing_is_lost(small_disk: Pat
     # Room for a file and none for its row.
     ballast.fill(40_000)
     with associated(station.port) as association:
-        assert store(association, ct(50))[0] == 0xA700
+        unwritten = store(association, ct(50))[0]
+    assert unwritten == 0xA700
     ballast.empty()
     assert set(station.held()) == held
+    kept = len(held)
     held |= stored(send(station.port, range(60, 63)))
     assert set(station.held()) == held
     assert len(held) >= 4
     station.stop()
+    tried(
+        "ENOSPC in the middle of a data set, no guard",
+        f"{counted(first.values())}, {kept} held whole; with room again all goes on",
+    )
+    tried("ENOSPC in the ledger's write-ahead log", f"0x{unwritten:04X}")
 
 
 def free_bytes(folder: Path) -> int:

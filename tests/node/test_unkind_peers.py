@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 import subprocess
@@ -29,6 +30,7 @@ from node.ledger.entries import Destination
 from node.query import Query
 from node.streaming import upper_layer
 from node.tls import server_context
+from tests.faults import Tried
 from tests.node.certificates import Authority
 from tests.node.samples import ct
 from tests.node.scu import HOST, associated, store
@@ -87,6 +89,7 @@ def others_are_served(station: Station, number: int) -> None:
 
 def test_a_sender_that_trickles_is_cut_off(
     start: Start,
+    tried: Tried,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A byte now and then: never silent, never done."""
@@ -112,10 +115,10 @@ def test_a_sender_that_trickles_is_cut_off(
         wait_until(lambda: "timed out" in station.endings(), 20)
         cut_off.set()
         thread.join(10)
-        assert not list((station.archive.folder / "incoming").iterdir())
+        tried("a sender that trickles bytes, beside one that does not", seen(station))
 
 
-def test_a_sender_that_vanishes_without_a_word_frees_its_place(start: Start) -> None:
+def test_a_sender_that_vanishes_without_a_word_frees_its_place(start: Start, tried: Tried) -> None:
     station = start(network_timeout_s=0.5, maximum_associations=2)
     with associated(station.port) as association:
         store(association, ct(5))
@@ -128,10 +131,19 @@ def test_a_sender_that_vanishes_without_a_word_frees_its_place(start: Start) -> 
         others_are_served(station, 2)
         wait_until(lambda: "timed out" in station.endings(), 20)
     wait_until(lambda: not station.receiver.open_associations, 20)
-    assert not list((station.archive.folder / "incoming").iterdir())
+    tried("a sender that vanishes without a FIN in the middle of a data set", seen(station))
 
 
-def test_connections_that_say_nothing_take_no_place(start: Start) -> None:
+def seen(station: Station) -> str:
+    """How associations ended on record, and what is left of what they sent."""
+    incoming = list((station.archive.folder / "incoming").iterdir())
+    assert not incoming
+    endings = Counter(str(one) for one in station.endings())
+    told = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items()))
+    return f"associations: {told}; {len(station.held())} instances held, {len(incoming)} unfinished"
+
+
+def test_connections_that_say_nothing_take_no_place(start: Start, tried: Tried) -> None:
     station = start(network_timeout_s=2.0, maximum_associations=2)
     silent = [socket.create_connection((HOST, station.port)) for _ in range(8)]
     try:
@@ -139,6 +151,10 @@ def test_connections_that_say_nothing_take_no_place(start: Start) -> None:
         for one in silent:
             one.settimeout(20)
             assert one.recv(1) == b""
+        tried(
+            "8 connections that say nothing, where 2 associations may be",
+            f"another sender is served, then all are closed; {seen(station)}",
+        )
     finally:
         for one in silent:
             one.close()
@@ -153,7 +169,9 @@ def a_peer_that_never_answers() -> Iterator[int]:
 silent_port = pytest.fixture(a_peer_that_never_answers)
 
 
-def test_a_pacs_that_never_answers_holds_up_no_other(tmp_path: Path, silent_port: int) -> None:
+def test_a_pacs_that_never_answers_holds_up_no_other(
+    tmp_path: Path, silent_port: int, tried: Tried
+) -> None:
     """One is silent from the connection on, one when it gets an instance."""
     hangs = threading.Event()
 
@@ -189,6 +207,12 @@ def test_a_pacs_that_never_answers_holds_up_no_other(tmp_path: Path, silent_port
 
             for name in ("silent", "hanging"):
                 wait_until(lambda name=name: reasons(name), 30, f"an attempt at {name} to end")
+            for name, when in (("silent", "at once"), ("hanging", "at the first instance")):
+                tried(
+                    f"a PACS that accepts and never answers, {when}",
+                    f"postponed: {without_port(reasons(name)[0])}; the other destination:"
+                    f" {states()['good']}",
+                )
             hangs.set()
         node.check_audit()
 
@@ -304,23 +328,26 @@ def test_a_peer_that_we_call_and_that_stops_half_way(
     request_: Callable[[Path, Destination], object],
     answers: int,
     act: Callable[..., None],
+    tried: Tried,
 ) -> None:
     """However it stalls, whoever called it hears so in the end, and can call again."""
     with listening(act, answers) as peer:
-        ends(lambda: request_(tmp_path, peer))
+        told = ends(lambda: request_(tmp_path, peer))
+    what, how = (one.__name__.replace("_", " ") for one in (request_, act))
+    tried(f"{what}: instead of PDU {answers} the peer does this: {how}", told)
 
 
-def test_a_peer_that_trickles_behind_tls(tmp_path: Path) -> None:
+def test_a_peer_that_trickles_behind_tls(tmp_path: Path, tried: Tried) -> None:
     authority = Authority(tmp_path)
     files = authority.settings(authority.issue("peer"))
     settings = TlsSettings(profile="bcp195", warn_before_expiry_days=30, **files)
     with listening(trickle, P_DATA_TF, server_context(settings, utc_now())) as peer:
         secure = replace(peer, tls=settings, tls_name="peer")
-        ends(lambda: a_store(tmp_path, secure))
+        tried("a store: the peer trickles behind TLS", ends(lambda: a_store(tmp_path, secure)))
 
 
-def ends(call: Callable[[], object]) -> None:
-    """A call of ours comes to its end, and that is `Unreachable`."""
+def ends(call: Callable[[], object]) -> str:
+    """A call of ours comes to its end, and that is `Unreachable`; why it was."""
     found: list[object] = []
 
     def run() -> None:
@@ -334,9 +361,15 @@ def ends(call: Callable[[], object]) -> None:
     caller.join(10)
     assert not caller.is_alive(), "it still waits"
     assert isinstance(found[0], Unreachable)
+    return without_port(f"Unreachable: {found[0]}")
 
 
-def test_a_storm_of_associations(tmp_path: Path) -> None:
+def without_port(reason: str) -> str:
+    """It is another one each time."""
+    return re.sub(r":[0-9]{4,}", "", reason)
+
+
+def test_a_storm_of_associations(tmp_path: Path, tried: Tried) -> None:
     """200 at once: those over the limit hear "not now", the others complete, and life goes on."""
     command = [sys.executable, "-m", "tests.node.receiver_process", str(tmp_path / "data")]
     (tmp_path / "data").mkdir()
@@ -355,6 +388,11 @@ def test_a_storm_of_associations(tmp_path: Path) -> None:
             assert grown < 100_000_000
             with associated(port) as association:
                 assert store(association, ct(STORM + 1))[0] == 0x0000
+            told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+            tried(
+                f"{STORM} associations at once from one address, which may have {PLACES}",
+                f"{told}; {grown / 1e6:.0f} MB of memory more; the next sender is served",
+            )
         finally:
             process.kill()
 
