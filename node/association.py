@@ -129,7 +129,7 @@ def named(destination: Destination) -> str:
     return f"{destination.ae_title} at {destination.host}:{destination.port}"
 
 
-class _Checkpoint(threading.Event):
+class Checkpoint(threading.Event):
     """Where the reactor of an association pauses, so that whoever sends gets the answer itself.
 
     pynetdicom 3.0's reactor says that it is paused, waits at an event and says that it goes on. A
@@ -143,18 +143,22 @@ class _Checkpoint(threading.Event):
         self._assoc, self._lock, self._is_open = assoc, threading.Condition(), True
 
     def set(self) -> None:
+        """The reactor may go on."""
         with self._lock:
             self._is_open = True
             self._lock.notify_all()
 
     def clear(self) -> None:
+        """The reactor is to pause."""
         with self._lock:
             self._is_open = False
 
     def is_set(self) -> bool:
+        """Whether the reactor may go on."""
         return self._is_open
 
     def wait(self, timeout: float | None = None) -> bool:
+        """As the reactor calls it: pause until it may go on, or the time is over."""
         with self._lock:
             if self._lock.wait_for(lambda: self._is_open, timeout):
                 self._assoc._is_paused = False
@@ -181,7 +185,7 @@ def _prepare(event: evt.Event, open_sink: OpenSink | None) -> None:
     # pynetdicom takes the limit away once it is connected. Here a peer that falls silent within a
     # PDU, or takes nothing more, ends the association; one that is never silent meets `_kill`.
     connection.settimeout(assoc.network_timeout)
-    assoc._reactor_checkpoint = _Checkpoint(assoc)
+    assoc._reactor_checkpoint = Checkpoint(assoc)
     assoc.kill = partial(_kill, assoc, connection)  # type: ignore[method-assign]
     # A C-STORE ends in a small fragment; without this it waits for the peer's delayed ACK.
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
-from node.association import hear_rejection
+from node.association import Checkpoint, hear_rejection
 from tests.node.samples import encode
 from tests.peers import ENVIRONMENT
 
@@ -38,7 +38,9 @@ def associated(
     ae.dimse_timeout = ae.network_timeout = ae.acse_timeout = ANSWER_S
     for sop_class in classes:
         ae.add_requested_context(sop_class, list(syntaxes))
-    association = ae.associate(host, port, ae_title=called_ae)
+    # With pynetdicom's own reactor an answer is lost now and then.
+    careful = (evt.EVT_CONN_OPEN, _pause_under_a_lock)
+    association = ae.associate(host, port, ae_title=called_ae, evt_handlers=[careful])
     if not association.is_established:
         hear_rejection(association)
     try:
@@ -46,6 +48,10 @@ def associated(
     finally:
         if association.is_established:
             association.release()
+
+
+def _pause_under_a_lock(event: evt.Event) -> None:
+    event.assoc._reactor_checkpoint = Checkpoint(event.assoc)
 
 
 def store_bytes(
