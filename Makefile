@@ -8,7 +8,7 @@ SHELL := bash
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-PEERS := systemd rsyslog rsyslog-gnutls dcmtk orthanc orthanc-dicomweb nginx postgresql strace
+PEERS := iproute2 systemd rsyslog rsyslog-gnutls dcmtk orthanc orthanc-dicomweb nginx postgresql strace
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
