@@ -150,6 +150,10 @@ class Incoming:
         self._stream.flush()
         reach(Point.ARCHIVE_WRITTEN)
         os.fsync(self._stream.fileno())
+        # Nobody reads it before its series is complete, but for the head, which is looked at soon.
+        # The memory is the next instance's at once: to copy into pages that the system had to find
+        # first took a third of a receiver's time on a virtual machine.
+        os.posix_fadvise(self._stream.fileno(), HEAD_BYTES, 0, os.POSIX_FADV_DONTNEED)
         reach(Point.ARCHIVE_SYNCED)
         os.replace(self._path, target)
         self._is_in_place = True
