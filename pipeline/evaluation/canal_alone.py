@@ -24,7 +24,7 @@ from pipeline.evaluation.run import JUDGED, Canals, cases, fill_pool
 from pipeline.evaluation.scores import NOISE_HU, model_method
 from pipeline.evaluation.targets import canal_targets
 from pipeline.narrowing import faint_canal, is_faint
-from pipeline.phantom import Finding
+from pipeline.phantom import Finding, Variation
 from pipeline.synthesis import Model, load_model
 from pipeline.training.calibrate import seed_range
 
@@ -49,18 +49,19 @@ def judge(model: Model, pool: Path, seeds: range) -> Canals:
     return canals
 
 
-def narrowed(model: Model, seeds: range) -> Effaced:
+def narrowed(model: Model, seeds: range, *, ct_visible: bool) -> Effaced:
     """The same rows in phantoms with a stenosis and nothing else.
 
     Args:
         model: Under test.
         seeds: Within `pipeline.evaluation.counterfactual.subjects.SEEDS`.
+        ct_visible: Whether the CT shows it; otherwise the CT is that of the open canal.
     """
     run, supporter, tally = model_method(model), model_supporter(model), EffacedTally()
     for number, seed in enumerate(seeds):
         _tell("narrowed phantoms", number, len(seeds))
         subject = Subject.of(seed, CORD_SLICES)
-        truth = subject.twin([Finding.CANAL_STENOSIS])
+        truth = subject.twin([Finding.CANAL_STENOSIS], Variation(ct_visible=ct_visible))
         ct = truth.ct + NOISE_HU * subject.noise()
         t2, walls = run(ct)[Contrast.T2], subject.course.between_walls(ct)
         unsupported = None
@@ -76,13 +77,15 @@ def _tell(what: str, done: int, total: int) -> None:
     print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
 
 
-def _printed(canals: Canals, stenoses: Effaced) -> Iterator[str]:
+def _printed(canals: Canals, stenoses: Effaced, hidden: Effaced) -> Iterator[str]:
     canal, effaced = canals.canal.score(), canals.effaced.score()
     yield targets_table(list(canal_targets(canal, effaced)))
     for title, note, text in canal_parts(canal, effaced):
         yield f"### {title}\n\n{note}\n\n{text}"
     yield "The same in phantoms with a stenosis and nothing else:"
     yield effaced_table(stenoses)
+    yield "And where the CT does not show the stenosis:"
+    yield effaced_table(hidden)
 
 
 def main() -> None:
@@ -95,7 +98,10 @@ def main() -> None:
     asked = parser.parse_args()
     model = load_model(asked.model)
     canals = judge(model, asked.pool, asked.seeds)
-    print(*_printed(canals, narrowed(model, asked.narrowed)), sep="\n\n")
+    stenoses, hidden = (
+        narrowed(model, asked.narrowed, ct_visible=is_visible) for is_visible in (True, False)
+    )
+    print(*_printed(canals, stenoses, hidden), sep="\n\n")
 
 
 if __name__ == "__main__":

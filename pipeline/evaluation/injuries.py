@@ -164,7 +164,8 @@ def _slices(grid: Grid, first: int, last: int) -> Grid:
 
 def _twin_labels(person: Patient, grid: Grid) -> NDArray[np.uint8]:
     """The same patient without the injury; bones that slipped stay where they are."""
-    slipped = [Finding.TRANSLATION] if person.injuries.get(Finding.TRANSLATION) else []
+    moving = (Finding.TRANSLATION, Finding.FACET_DISLOCATION)
+    slipped = [one for one in moving if person.injuries.visible(one)]
     twin = patient(person.seed, slipped, person.variation)
     return render(twin, grid, supersample=1).labels
 

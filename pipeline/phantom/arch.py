@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.phantom.canal import Canal, outside_canal
 from pipeline.phantom.canvas import Canvas, Region, blend, capsule, ellipsoid, inside_all, slab
+from pipeline.phantom.frame import FACET_ASIDE_MM, JOINT_PLANE_MM
 from pipeline.phantom.injuries import Finding, Injuries
 from pipeline.phantom.noise import Array, Field, Profile
 from pipeline.phantom.spine import Level, Spine, bone
@@ -39,6 +40,8 @@ def paint_arch(
     arch = inside_all(blend(lamina, spinous, 2.5), outside - 0.2)
     process = np.maximum.reduce([arch, pillar, pedicle, transverse])
     bone(box, process, 0.9 * spine.cortex_mm + 0.1)
+    if number == injuries.level:
+        _paint_joint_fluid(box, level, size, injuries)
 
 
 def paint_between(canvas: Canvas, spine: Spine, canal: Profile) -> None:
@@ -100,14 +103,31 @@ def _spinous(box: Region, level: Level, number: int, behind: Array, injuries: In
 
 def _pillar(box: Region, level: Level, size: float, injuries: Injuries, number: int) -> Array:
     """Articular pillars: oblique joints with a dark gap between bones."""
-    side = np.abs(box.x)
     oblique = box.s - level.middle + 2 - 0.75 * (-box.n - 6)
     half = (level.bottom - level.disc_top) / 2 - 0.55
     torn = injuries.visible(Finding.INTERSPINOUS_INJURY)
     if torn is not None and number in (injuries.level - 1, injuries.level):
         half -= 0.3 + 0.7 * torn.severity
-    section = ellipsoid((box.n + 7.5 * size, 7.0 * size), (side - 18.5 * size, 6.2 * size))
-    return inside_all(section, half - np.abs(oblique))
+    return inside_all(_pillar_section(box, size), half - np.abs(oblique))
+
+
+def _pillar_section(box: Region, size: float) -> Array:
+    side = np.abs(box.x)
+    return ellipsoid((box.n + 7.5 * size, 7.0 * size), (side - FACET_ASIDE_MM * size, 6.2 * size))
+
+
+def _paint_joint_fluid(box: Region, level: Level, size: float, injuries: Injuries) -> None:
+    """In the joints of a dislocation, in its place or not; the CT tells it by the bones alone."""
+    injury = injuries.get(Finding.FACET_DISLOCATION)
+    if injury is None:
+        return
+    joint = box.s - level.disc_middle - np.interp(box.n, *JOINT_PLANE_MM)
+    # in both when it went back into its place; else where it is out
+    is_out = np.sign(box.x) * injury.turned_side >= 0
+    wide = 0.7 + 0.7 * injury.severity
+    fluid = inside_all(_pillar_section(box, size) + 1.5, slab(joint, wide))
+    kept = is_out | (not injury.ct_visible)
+    box.where(kept).paint(Tissue.HAEMATOMA, fluid[kept], is_hidden_on_ct=True)
 
 
 def _transverse(box: Region, level: Level, number: int, size: float) -> Array:

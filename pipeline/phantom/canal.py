@@ -164,6 +164,16 @@ def narrowing(spine: Spine, injuries: Injuries) -> tuple[Profile, Profile]:
 
 def paint_canal(canvas: Canvas, canal: Canal, spine: Spine, injuries: Injuries) -> None:
     """Fill the bony canal; vertebrae and discs are painted on top of it later."""
+    stenosis = injuries.get(Finding.CANAL_STENOSIS)
+    if stenosis is None or stenosis.ct_visible:
+        _fill_canal(canvas, canal, spine, injuries)
+        return
+    _fill_canal(canvas, canal, spine, injuries.on_ct)
+    with canvas.without_ct():
+        _fill_canal(canvas, canal, spine, injuries)
+
+
+def _fill_canal(canvas: Canvas, canal: Canal, spine: Spine, injuries: Injuries) -> None:
     box = canvas.between((-15 * canal.size, spine.levels[-1].bottom), (-48, 9), 24)
     if not len(box.index):
         return
@@ -303,7 +313,8 @@ def paint_roots(canvas: Canvas, canal: Canal, spine: Spine) -> None:
             continue
         box = canvas.between((at - 12, at + 9), (-canal.width.at(at), 5), 30)
         free = np.isin(
-            box.labels, (Tissue.EPIDURAL_FAT, Tissue.FAT, Tissue.MUSCLE, Tissue.CSF, Tissue.DURA)
+            box.labels_on_ct,
+            (Tissue.EPIDURAL_FAT, Tissue.FAT, Tissue.MUSCLE, Tissue.CSF, Tissue.DURA),
         )
         box = box.where(free)
         if not len(box.index):

@@ -7,6 +7,8 @@ of 0.6 mm stays visible at 0.75 mm without sampling the plane more finely.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +41,20 @@ class Canvas:
         self.ct = np.full(count, palette.hu[Tissue.AIR], dtype=np.float32)
         self.t2 = np.full(count, palette.t2[Tissue.AIR], dtype=np.float32)
         self.stir = np.full(count, palette.stir[Tissue.AIR], dtype=np.float32)
+        self._is_ct_kept = False
+
+    @contextmanager
+    def without_ct(self) -> Iterator[None]:
+        """What is painted in this block leaves the CT as it is."""
+        self._is_ct_kept = True
+        try:
+            yield
+        finally:
+            self._is_ct_kept = False
+
+    def shows_on_ct(self, is_hidden: bool) -> bool:
+        """Whether what is painted now goes onto the CT too."""
+        return not (is_hidden or self._is_ct_kept)
 
     def everywhere(self) -> Region:
         """All points."""
@@ -94,6 +110,11 @@ class Region:
         """What was painted here so far."""
         return self.canvas.label[self.index]
 
+    @property
+    def labels_on_ct(self) -> NDArray[np.uint8]:
+        """The same, without what the CT does not show."""
+        return self.canvas.label_on_ct[self.index]
+
     def where(self, keep: NDArray[np.bool_]) -> Region:
         """The points that ``keep`` selects."""
         chosen = np.flatnonzero(keep)
@@ -129,7 +150,8 @@ class Region:
         index = self.index[touched]
         canvas, palette = self.canvas, self.canvas.palette
         values = [(canvas.t2, t2, palette.t2), (canvas.stir, stir, palette.stir)]
-        if not is_hidden_on_ct:
+        shows_on_ct = canvas.shows_on_ct(is_hidden_on_ct)
+        if shows_on_ct:
             values.append((canvas.ct, hu, palette.hu))
         for plane, own, table in values:
             value = table[tissue] if own is None else own
@@ -139,7 +161,7 @@ class Region:
             plane[index] = old + cover * (value - old)
         filled = index[cover >= 0.5]
         canvas.label[filled] = tissue
-        if not is_hidden_on_ct:
+        if shows_on_ct:
             canvas.label_on_ct[filled] = tissue
 
 

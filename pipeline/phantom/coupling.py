@@ -25,7 +25,10 @@ SIGNS: dict[Finding, tuple[str, str]] = {
         "cord swollen by 8-22 %, up to 6 HU darker",
         "bright cord of normal size",
     ),
-    Finding.CANAL_STENOSIS: ("disc and flavum take 1.5-4 mm from both sides", "-"),
+    Finding.CANAL_STENOSIS: (
+        "disc and flavum take 1.5-4 mm from both sides",
+        "the same, by tissue as dense as the CSF that it displaces",
+    ),
     Finding.INTERSPINOUS_INJURY: (
         "spinous processes fanned, facet joints gape, fat stranded",
         "fluid between processes in their place",
@@ -35,7 +38,15 @@ SIGNS: dict[Finding, tuple[str, str]] = {
         " the end-plate, corner pushed into the canal when severe",
         "marrow oedema in a body of normal shape",
     ),
-    Finding.TRANSLATION: ("column above slipped by 1.8-5 mm", "-"),
+    Finding.TRANSLATION: (
+        "column above slipped by 1.8-5 mm",
+        "slipped back into its place: fluid along both long ligaments",
+    ),
+    Finding.FACET_DISLOCATION: (
+        "both joints out (column above slipped by 5-8 mm), or one (turned by 8-16 degrees about the"
+        " other, slipped by 2.6-5 mm)",
+        "slipped back into place: fluid in the joints",
+    ),
 }
 """How each finding shows on the CT, and what the MRI alone shows where it is occult."""
 
@@ -90,6 +101,8 @@ def coupling_table() -> str:
             f"| {row.ct_visible:.0%} | {sign} | {occult} | {row.occult:.1%} "
             f"| {f'{row.company:.0%}' if row.ct_visible < 1 else '-'} |"
         )
+    asked = [row.finding.value.replace("_", " ") for row in couplings() if not row.occurrence]
+    lines += ["", f"Only where it is asked for (`--finding`): {', '.join(asked)}."]
     return "\n".join(lines)
 
 

@@ -24,6 +24,11 @@ from pipeline.phantom.noise import Profile
 LOOKUP_STEP_MM = 1.5
 LOOKUP_Y_MM = (-210.0, 210.0)
 LOOKUP_Z_MM = (-330.0, 260.0)
+FACET_ASIDE_MM = 18.5
+"""From the midline to a joint's middle, in a patient of size 1."""
+JOINT_PLANE_MM = ((-20.0, -3.0, 0.0), (8.5, -4.25, 0.0))
+"""Normal, and how far below the disc's middle two vertebrae meet there: in the joints behind, which
+run to the feet as they run to behind, and in the disc before."""
 MID_CERVICAL_MM = 75.0
 """Along the spine from the dens to the middle of the neck: the origin of patient space."""
 
@@ -100,11 +105,15 @@ class Frame:
         posture: The curve.
         step_along_mm: Where the column is displaced by an injury, along the spine.
         step_mm: By how much everything above is displaced to the front.
+        turn: By how much everything above is turned about the column, radians.
+        is_along_joints: Behind the discs the two parts meet in the facet joints, not at one height.
     """
 
     posture: Posture
     step_along_mm: float = 0.0
     step_mm: float = 0.0
+    turn: float = 0.0
+    is_along_joints: bool = False
     _curve: Float64 = field(init=False, repr=False)
     _along: Float32 = field(init=False, repr=False)
     _normal: Float32 = field(init=False, repr=False)
@@ -156,19 +165,30 @@ class Frame:
             (-70, 10, 75, 150, 260), (self.posture.lateral_mm[0], *self.posture.lateral_mm)
         )
         lateral = x - shift(along)
+        rotation: Float64 | float = self.posture.rotation
         if self.step_mm:
-            # sharp in the column, spread over the soft tissue before and behind it
-            width = 1.2 + 0.25 * np.clip(np.abs(normal + 5) - 20, 0, 60)
-            slip = np.clip((along - self.step_along_mm) / width, -30, 30)
-            step = self.step_mm / (1 + np.exp(slip))
-            normal = normal - step.astype(np.float32)
-        cos, sin = np.cos(self.posture.rotation), np.sin(self.posture.rotation)
+            slip = self._slip(along, normal, lateral)
+            normal = normal - (self.step_mm / (1 + np.exp(slip))).astype(np.float32)
+            if self.turn:
+                rotation = rotation + self.turn / (1 + np.exp(slip))
+        cos, sin = np.cos(rotation), np.sin(rotation)
         pivot = normal + 8
         lateral, normal = lateral * cos + pivot * sin, pivot * cos - lateral * sin - 8
         f32 = np.float32
         return Coordinates(
             x0, y, z, along, normal.astype(f32), lateral.astype(f32), front, up, head_lateral
         )
+
+    def _slip(self, along: Float32, normal: Float32, lateral: Float32) -> Float32:
+        """How far points are below the displaced part, in widths of the passage: sharp in the
+        column, spread over the soft tissue around it."""
+        far = np.abs(normal + 5) - 20
+        beyond = along - self.step_along_mm
+        if self.is_along_joints:
+            far = np.maximum(far, np.abs(lateral) - 24)
+            beyond = beyond - np.interp(normal, *JOINT_PLANE_MM)
+        out: Float32 = np.clip(beyond / (1.2 + 0.25 * np.clip(far, 0, 60)), -30, 30)
+        return out
 
     def _head(self, x: Float32, y: Float32, z: Float32) -> tuple[Float32, Float32, Float32]:
         posture = self.posture
@@ -179,7 +199,8 @@ class Frame:
         cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
         front, up = -dy * cos - dz * sin, -dy * sin + dz * cos
         side = x - np.float32(posture.lateral_mm[0])
-        c, s = np.float32(np.cos(posture.head_rotation)), np.float32(np.sin(posture.head_rotation))
+        rotation = posture.head_rotation + self.turn
+        c, s = np.float32(np.cos(rotation)), np.float32(np.sin(rotation))
         turned = ((front + 14) * c - side * s - 14, up, side * c + (front + 14) * s)
         return turned[0].astype(np.float32), turned[1], turned[2].astype(np.float32)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -19,6 +19,7 @@ class Finding(StrEnum):
     INTERSPINOUS_INJURY = "interspinous_injury"
     VERTEBRAL_FRACTURE = "vertebral_fracture"
     TRANSLATION = "translation"
+    FACET_DISLOCATION = "facet_dislocation"
 
 
 LEVELS = ("C2/3", "C3/4", "C4/5", "C5/6", "C6/7", "C7/T1")
@@ -35,6 +36,8 @@ OCCURRENCE: dict[Finding, float] = {
     Finding.INTERSPINOUS_INJURY: 0.60,
     Finding.VERTEBRAL_FRACTURE: 0.50,
     Finding.TRANSLATION: 0.25,
+    # Only where it is asked for: the patients of all seeds stay those that weights have learned of.
+    Finding.FACET_DISLOCATION: 0.0,
 }
 """How often an injured patient has each finding."""
 
@@ -46,15 +49,21 @@ CT_VISIBLE: dict[Finding, float] = {
     Finding.INTERSPINOUS_INJURY: 0.75,
     Finding.VERTEBRAL_FRACTURE: 0.85,
     Finding.TRANSLATION: 1.0,
+    Finding.FACET_DISLOCATION: 1.0,
 }
 """How often each finding has its CT sign; otherwise it is occult: the CT is as without it.
+
+Those of 1 are occult only where `Variation.ct_visible` asks for it.
 
 Assumed, not measured: printed with every sensitivity that is computed on phantoms.
 """
 
 
 class Morphology(StrEnum):
-    """Morphology of the SLIC score (Vaccaro et al. 2007), as far as findings decide it."""
+    """Morphology of the SLIC score (Vaccaro et al. 2007), as far as the CT shows it.
+
+    A dislocated facet counts as translation, which the score calls "translation/rotation".
+    """
 
     NONE = "none"
     COMPRESSION = "compression"
@@ -84,6 +93,11 @@ class Injury:
         """Of a fracture that the CT shows: how far it is pushed into the canal."""
         return max(0.0, 4.5 * (self.severity * self.shape[0] - 0.2)) if self.ct_visible else 0.0
 
+    @property
+    def turned_side(self) -> int:
+        """Of a facet dislocation: 1 or -1 for the side whose joint is out, 0 for both."""
+        return 0 if self.shape[0] < 0.5 else 1 if self.shape[1] < 0.5 else -1
+
 
 @dataclass(frozen=True)
 class Injuries:
@@ -110,7 +124,7 @@ class Injuries:
         Args:
             rng: The injuries' own stream.
             findings: Exactly these; None to draw them.
-            ct_visible: Force the CT sign of all findings that can be occult; None to draw it.
+            ct_visible: Force the CT sign of all findings; None to draw it.
             level: Force the level; None to draw it.
         """
         drawn_level = int(rng.integers(len(LEVELS)))
@@ -126,7 +140,7 @@ class Injuries:
             ):
                 continue
             sees = visible < CT_VISIBLE[finding]
-            if ct_visible is not None and CT_VISIBLE[finding] < 1:
+            if ct_visible is not None:
                 sees = ct_visible
             found.append(Injury(finding, sees, severity, tuple(shape)))
         return cls(drawn_level if level is None else level, tuple(found))
@@ -135,13 +149,18 @@ class Injuries:
     def morphology(self) -> Morphology:
         """The worst that the findings amount to."""
         fracture = self.get(Finding.VERTEBRAL_FRACTURE)
-        if self.get(Finding.TRANSLATION):
+        if self.visible(Finding.TRANSLATION) or self.visible(Finding.FACET_DISLOCATION):
             return Morphology.TRANSLATION
         if self.visible(Finding.DISC_INJURY) or self.visible(Finding.INTERSPINOUS_INJURY):
             return Morphology.DISTRACTION
         if fracture is None:
             return Morphology.NONE
         return Morphology.BURST if fracture.retropulsion_mm > 0 else Morphology.COMPRESSION
+
+    @property
+    def on_ct(self) -> Injuries:
+        """Those that the CT shows."""
+        return replace(self, found=tuple(one for one in self.found if one.ct_visible))
 
     def get(self, finding: Finding) -> Injury | None:
         """The injury of this kind, if the patient has it."""

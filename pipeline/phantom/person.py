@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.phantom.canal import Canal
 from pipeline.phantom.craniovertebral import Craniovertebral
 from pipeline.phantom.degeneration import draw_degeneration
-from pipeline.phantom.frame import Frame, Posture
+from pipeline.phantom.frame import FACET_ASIDE_MM, Frame, Posture
 from pipeline.phantom.head import Head
 from pipeline.phantom.injuries import LEVELS, Finding, Injuries, Injury
 from pipeline.phantom.neck import Neck
@@ -180,7 +180,7 @@ def patient(
         variation=fixed,
         size=size,
         injuries=injuries,
-        frame=_displaced(posture, spine, injuries),
+        frame=displaced(posture, spine, injuries),
         spine=spine,
         canal=replace(
             Canal.draw(stream(seed, Stream.CANAL), spine), shift_mm=fixed.cord_shift_mm or 0.0
@@ -194,12 +194,21 @@ def patient(
     )
 
 
-def _displaced(posture: Posture, spine: Spine, injuries: Injuries) -> Frame:
-    """The frame, with the column above the injured disc moved when it is a translation."""
-    translation = injuries.get(Finding.TRANSLATION)
-    if translation is None:
-        return Frame(posture)
-    # one in five slips to behind
-    sign = 1.0 if translation.shape[0] < 0.8 else -1.0
+def displaced(posture: Posture, spine: Spine, injuries: Injuries) -> Frame:
+    """The frame, with the column above the injured disc moved when it slipped."""
     middle = spine.levels[injuries.level].disc_middle
-    return Frame(posture, middle, sign * (1.8 + 3.2 * translation.severity))
+    step = 0.0
+    if translation := injuries.visible(Finding.TRANSLATION):
+        # one in five slips to behind
+        sign = 1.0 if translation.shape[0] < 0.8 else -1.0
+        step = sign * (1.8 + 3.2 * translation.severity)
+    dislocated = injuries.visible(Finding.FACET_DISLOCATION)
+    if dislocated is None:
+        return Frame(posture, middle, step) if step else Frame(posture)
+    side = dislocated.turned_side
+    if not side:
+        return Frame(posture, middle, step + 5 + 3 * dislocated.severity, is_along_joints=True)
+    turn = float(np.deg2rad(8 + 8 * dislocated.severity))
+    # about the joint of the other side, which carries the middle to the front
+    step += FACET_ASIDE_MM * posture.size * float(np.sin(turn))
+    return Frame(posture, middle, step, side * turn, is_along_joints=True)

@@ -39,6 +39,7 @@ def paint_column(canvas: Canvas, spine: Spine, canal: Canal, injuries: Injuries)
         _paint_disc(canvas, spine, level, number, injuries)
         _paint_body(canvas, spine, level, number, injuries)
     _paint_long_ligaments(canvas, spine, last)
+    _paint_loose_ligaments(canvas, spine, injuries)
 
 
 def _paint_foramina(canvas: Canvas, spine: Spine, canal: Canal, last: float) -> None:
@@ -70,16 +71,20 @@ def _paint_disc(
     here = number == injuries.level
     back = level.bulge[0]
     stenosis = injuries.get(Finding.CANAL_STENOSIS) if here else None
-    if stenosis:
-        back += 1.5 + 2.5 * stenosis.severity
+    narrows = 1.5 + 2.5 * stenosis.severity if stenosis else 0.0
     disc_injury = injuries.get(Finding.DISC_INJURY) if here else None
     if disc_injury and disc_injury.ct_visible:
         back += 1.5 * disc_injury.shape[0]
-    bulge = np.where(front < 0, back * np.exp(-((box.x / 8) ** 2)), level.bulge[1])
-    depth = (1 - radius) * level.depth / 2 + bulge * (np.abs(front) > 0.3)
     across = box.s + level.end_tilt * (box.n - 8) - level.disc_middle
     half = (level.top - level.disc_top) / 2 + level.hollow + 0.8
-    disc = inside_all(depth, half - np.abs(across))
+
+    def as_far_as(behind: float) -> Array:
+        bulge = np.where(front < 0, behind * np.exp(-((box.x / 8) ** 2)), level.bulge[1])
+        depth = (1 - radius) * level.depth / 2 + bulge * (np.abs(front) > 0.3)
+        return inside_all(depth, half - np.abs(across))
+
+    is_seen = stenosis is None or stenosis.ct_visible
+    disc = as_far_as(back + narrows if is_seen else back)
     if level.is_fused:
         bone(box, disc, spine.cortex_mm)
         if spine.degeneration and spine.degeneration[number].has_remnant:
@@ -89,6 +94,8 @@ def _paint_disc(
             box.paint(Tissue.ANNULUS, left, t2=dark, stir=dark)
         return
     box.paint(Tissue.ANNULUS, disc)
+    if not is_seen:
+        box.paint(Tissue.ANNULUS, as_far_as(back + narrows), is_hidden_on_ct=True)
     _paint_nucleus(box, level, front, side, across)
     if disc_injury:
         _paint_torn_disc(box, level, disc_injury.severity, disc_injury.ct_visible, front, disc)
@@ -281,3 +288,20 @@ def _paint_long_ligaments(canvas: Canvas, spine: Spine, last: float) -> None:
     box = canvas.between((12 * size, last), (-3, 2), 7)
     line = slab(box.n + 0.1, spine.ligament_mm[1] / 2 + 0.1)
     box.paint(Tissue.LIGAMENT, line)
+
+
+def _paint_loose_ligaments(canvas: Canvas, spine: Spine, injuries: Injuries) -> None:
+    """What is left of a slip that went back into its place: fluid along both long ligaments."""
+    slip = injuries.get(Finding.TRANSLATION)
+    if slip is None or slip.ct_visible:
+        return
+    at, reach = spine.levels[injuries.level].disc_middle, 7 + 8 * slip.severity
+    front = spine.front()
+    for normal, aside, thick in (((8, 34), 9, 1.1), ((-4, 3), 6, 0.8)):
+        box = canvas.between((at - reach - 3, at + reach + 3), normal, aside + 2)
+        wall = front(box.s) + 1.6 if normal[0] > 0 else np.float32(-0.9)
+        spread = thick * np.exp(-(((box.s - at) / reach) ** 2))
+        layer = inside_all(slab(box.n - wall, spread), reach - np.abs(box.s - at))
+        solid = (Tissue.CORTEX, Tissue.MARROW, Tissue.CORD, Tissue.CORD_GRAY, Tissue.AIR)
+        kept = np.isin(box.labels, solid, invert=True) & (np.abs(box.x) < aside)
+        box.where(kept).paint(Tissue.HAEMATOMA, layer[kept], is_hidden_on_ct=True)

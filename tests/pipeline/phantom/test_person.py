@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from pipeline.phantom import LEVELS, Finding, Variation, patient
+from pipeline.phantom import LEVELS, Finding, Morphology, Variation, patient
 from pipeline.phantom.canal import CORD_CENTER_LIMITS, CORD_KNOTS_MM
 from pipeline.phantom.injuries import CT_VISIBLE, INJURED_FRACTION, OCCURRENCE, Injuries
 from pipeline.phantom.tissues import TABLE, Palette, Tissue
@@ -60,9 +62,15 @@ def test_variation_fixes_level_wear_size_and_visibility() -> None:
     person = patient(8, [Finding.CORD_OEDEMA, Finding.TRANSLATION], fixed)
     assert person.size == 1.1
     assert person.injured_level == "C6/7"
-    oedema, slip = person.findings
-    assert not oedema.ct_visible
-    assert slip.ct_visible, "a displaced vertebra cannot be occult"
+    assert not any(one.ct_visible for one in person.findings)
+    assert person.injuries.morphology is Morphology.NONE, "it went back into its place"
+    shown = patient(8, [Finding.TRANSLATION], replace(fixed, ct_visible=True))
+    assert shown.injuries.morphology is Morphology.TRANSLATION
+
+
+def test_no_seed_has_a_finding_that_weights_have_not_learned_of() -> None:
+    found = {one.finding for injuries in _draws(500) for one in injuries.found}
+    assert found == set(Finding) - {Finding.FACET_DISLOCATION}
 
 
 def test_an_injury_does_not_redraw_the_anatomy() -> None:

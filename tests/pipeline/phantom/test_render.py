@@ -9,17 +9,23 @@ import pytest
 
 from pipeline.geometry import Grid
 from pipeline.phantom import Finding, Rendered, Tissue, Variation, patient, render, training_pair
+from pipeline.phantom.frame import FACET_ASIDE_MM
+from pipeline.phantom.injuries import Injuries, Injury
 from pipeline.phantom.landmarks import canal_ap_mm, centerline_mm, cord_center_mm, discs_mm
+from pipeline.phantom.person import displaced
 from tests.pipeline.phantom.grids import AXIAL, SAGITTAL, coordinates, sagittal
 
 SEED = 42
 PLANES = ("labels", "ct", "t2", "stir")
-CAN_BE_OCCULT = [f for f in Finding if f not in (Finding.TRANSLATION, Finding.CANAL_STENOSIS)]
+MOVING = (Finding.TRANSLATION, Finding.FACET_DISLOCATION)
+"""With their CT sign all that is above the injury lies elsewhere."""
 
 
-def _rendered(findings: list[Finding], *, ct_visible: bool | None = None) -> Rendered:
+def _rendered(
+    findings: list[Finding], *, ct_visible: bool | None = None, slices: int = 1
+) -> Rendered:
     person = patient(SEED, findings, Variation(ct_visible=ct_visible, level="C4/5"))
-    return render(person, sagittal(person), supersample=1)
+    return render(person, sagittal(person, slices=slices), supersample=1)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +65,12 @@ def test_chunks_of_slices_do_not_change_the_patient(monkeypatch: pytest.MonkeyPa
         assert np.array_equal(getattr(whole, plane), getattr(parts, plane)), plane
 
 
-@pytest.mark.parametrize("finding", CAN_BE_OCCULT)
+@pytest.mark.parametrize("finding", Finding)
 def test_an_occult_finding_leaves_the_ct_identical(finding: Finding, sound: Rendered) -> None:
-    occult = _rendered([finding], ct_visible=False)
+    # joints lie 18 mm aside
+    slices = 13 if finding is Finding.FACET_DISLOCATION else 1
+    sound = sound if slices == 1 else _rendered([], slices=slices)
+    occult = _rendered([finding], ct_visible=False, slices=slices)
     assert np.array_equal(occult.ct, sound.ct)
     assert np.abs(occult.stir - sound.stir).max() > 0.1
 
@@ -104,7 +113,7 @@ def test_a_visible_fracture_lowers_the_front_and_packs_bone(severity: float) -> 
     assert np.percentile(bone[1], 75) > np.percentile(bone[0], 75) + 40
 
 
-@pytest.mark.parametrize("finding", [f for f in Finding if f is not Finding.TRANSLATION])
+@pytest.mark.parametrize("finding", [f for f in Finding if f not in MOVING])
 def test_nothing_changes_away_from_the_injury(finding: Finding, sound: Rendered) -> None:
     injured = _rendered([finding], ct_visible=True)
     person = patient(SEED, [])
@@ -122,8 +131,9 @@ def test_nothing_changes_away_from_the_injury(finding: Finding, sound: Rendered)
         assert np.allclose(before, after, atol=0.05), plane
 
 
-def test_a_translation_moves_what_is_above_and_nothing_below(sound: Rendered) -> None:
-    slipped = _rendered([Finding.TRANSLATION])
+@pytest.mark.parametrize("finding", MOVING)
+def test_a_slip_moves_what_is_above_and_nothing_below(finding: Finding, sound: Rendered) -> None:
+    slipped = _rendered([finding])
     at = coordinates(patient(SEED, []), sound.grid)
     disc = patient(SEED, []).spine.levels[2].disc_middle
     below = (at.along > disc + 30) & (np.abs(at.normal) < 20)
@@ -131,6 +141,35 @@ def test_a_translation_moves_what_is_above_and_nothing_below(sound: Rendered) ->
     change = np.abs(slipped.ct - sound.ct).ravel()
     assert change[below].max() < 1
     assert np.median(change[above]) > 1
+
+
+def test_an_occult_stenosis_narrows_the_mri_as_a_visible_one_does(sound: Rendered) -> None:
+    hidden = _rendered([Finding.CANAL_STENOSIS], ct_visible=False)
+    seen = _rendered([Finding.CANAL_STENOSIS], ct_visible=True)
+    csf = [int((one.labels == Tissue.CSF).sum()) for one in (sound, hidden, seen)]
+    assert csf[1] < 0.98 * csf[0]
+    assert csf[1] == pytest.approx(csf[2], rel=0.002)
+    assert np.array_equal(hidden.ct_labels, sound.ct_labels)
+
+
+@pytest.mark.parametrize(("shape", "side"), [((0.2, 0.5), 0), ((0.8, 0.2), 1), ((0.8, 0.8), -1)])
+def test_joints_are_out_on_both_sides_or_on_one(shape: tuple[float, float], side: int) -> None:
+    injury = Injury(Finding.FACET_DISLOCATION, True, 0.5, (*shape, 0.5, 0.5))
+    person = patient(SEED, [], Variation(level="C4/5"))
+    hurt = displaced(person.frame.posture, person.spine, Injuries(2, (injury,)))
+    level, moved_mm = person.spine.levels[2], []
+    for lateral in (-FACET_ASIDE_MM, FACET_ASIDE_MM):
+        # the middle of the pillar above, where it was and where it is
+        at = (level.disc_middle - 12, -7.5, lateral * person.size)
+        moved_mm.append(person.frame.position_mm(*at)[1] - hurt.position_mm(*at)[1])
+    right, left = moved_mm
+    assert injury.turned_side == side
+    if side:
+        out, held = (left, right) if side > 0 else (right, left)
+        assert 5 < out < 12
+        assert abs(held) < 1.5
+    else:
+        assert right == pytest.approx(6.5, abs=1) == left
 
 
 def test_values_are_in_range(sound: Rendered) -> None:
