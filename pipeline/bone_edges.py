@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from pipeline.geometry import Float32
 from pipeline.places import Places
 
 Mask = NDArray[np.bool_]
+Pixels = TypeVar("Pixels", Float32, NDArray[np.bool_])
 
 SMOOTH_PX = 0.6
 BONE_HU = 250.0
@@ -31,6 +33,13 @@ LARGEST_PX = 8.0
 
 FEWEST_PIXELS = 60
 
+CHANCE_MM = 4.0
+"""So far up, down, to the front and back the dark lines are moved to see how well edges agree by
+chance: farther than a model's error, less far than the next end-plate."""
+
+LEAST_CHANCE = 0.05
+"""A share below which chance does not go, so that a ratio to it stays a number."""
+
 
 @dataclass(frozen=True)
 class EdgeAgreement:
@@ -40,10 +49,18 @@ class EdgeAgreement:
         dice: Surface Dice: share of both edges that has the other within a pixel (Nikolov et al.
             2021, arXiv 1809.04430).
         assd_mm: Average symmetric distance of the edges.
+        chance: Mean of the surface Dice with the dark lines moved by `CHANCE_MM`.
     """
 
     dice: float
     assd_mm: float
+    chance: float
+
+    @property
+    def gain(self) -> float:
+        """How many times better the edges agree than by chance; about 1 for a picture of another
+        neck, whatever its bone looks like."""
+        return self.dice / max(self.chance, LEAST_CHANCE)
 
 
 def edge_agreement(
@@ -63,8 +80,14 @@ def edge_agreement(
     )
     bone = smooth_ct > BONE_HU
     cortex = bone & _ridges(smooth_ct, RIDGE_HU)
-    rim = (smooth_t2 < DARK_SIGNAL) & _ridges(-smooth_t2, RIDGE_SIGNAL) & _grown(bone)
-    to_rim, to_cortex = _distance_px(rim), _distance_px(cortex)
+    dark, near_bone = (smooth_t2 < DARK_SIGNAL) & _ridges(-smooth_t2, RIDGE_SIGNAL), _grown(bone)
+    rim, to_cortex = dark & near_bone, _distance_px(cortex)
+    to_rim = _distance_px(rim)
+    step = max(1, round(CHANCE_MM / pixel_mm))
+    moved = [
+        _moved(dark, way, count) & near_bone for way in ((1, 0), (0, 1)) for count in (step, -step)
+    ]
+    to_moved = [_distance_px(one) for one in moved]
     found = {}
     for name in places.names:
         near = places.vertebra(name)[box]
@@ -72,10 +95,20 @@ def edge_agreement(
         if ours.sum() < FEWEST_PIXELS:
             continue
         away = np.concatenate((to_rim[ours], to_cortex[theirs]))
+        by_chance = [
+            _dice(np.concatenate((to_one[ours], to_cortex[near & one])))
+            for one, to_one in zip(moved, to_moved, strict=True)
+        ]
         found[name] = EdgeAgreement(
-            dice=float((away <= TOLERANCE_PX).mean()), assd_mm=float(away.mean()) * pixel_mm
+            dice=_dice(away),
+            assd_mm=float(away.mean()) * pixel_mm,
+            chance=float(np.mean(by_chance)),
         )
     return found
+
+
+def _dice(away_px: Float32) -> float:
+    return float((away_px <= TOLERANCE_PX).mean())
 
 
 def _box(places: Places) -> tuple[slice, ...]:
@@ -96,7 +129,7 @@ def _ridges(values: Float32, height: float) -> Mask:
     return found
 
 
-def _moved(values: Float32, step: tuple[int, int], count: int) -> Float32:
+def _moved(values: Pixels, step: tuple[int, int], count: int) -> Pixels:
     return np.roll(values, (step[0] * count, step[1] * count), axis=(1, 2))
 
 

@@ -28,7 +28,7 @@ from pipeline.evaluation.scores import noisy
 from pipeline.fidelity import ACCEPTED, is_low_bad, measure_fidelity
 from pipeline.geometry import Float32, Float64, Grid, Volume
 from pipeline.narrowing import hatch_faint
-from pipeline.phantom import Tissue, TrainingPair, patient
+from pipeline.phantom import Patient, Tissue, TrainingPair, patient
 from pipeline.phantom.landmarks import centerline_mm, discs_mm
 from pipeline.places import Places, Region, find_places
 from pipeline.reference import Limit, Reference
@@ -250,9 +250,7 @@ def run(
         pair = _cut(load(pair_path(pool, seed)), part)
         own = Grid.from_steps(pair.ct.shape, grid.image_position(part.start), grid.steps_mm)
         stack = Volume(noisy(pair.ct, np.random.default_rng(seed)), own, "2.25.1")
-        into_disc = -DISC_DEPTH_MM * grid.directions[2]
-        walls = discs_mm(person)
-        places = find_places(stack, line, {name: walls[name] + into_disc for name in DISCS})
+        places = phantom_places(person, stack)
         course = phantom_course(person, own).between_walls(stack.values)
         synthesis = synthesize(stack, model, seed=seed, samples=samples)
         yield Seen(stack, places, course, pair, synthesis, bool(person.findings))
@@ -356,6 +354,19 @@ def table(calibration: Calibration, tally: Tally) -> str:
             f" {widths[1]:.3f} | {share} |"
         )
     return "\n".join(lines)
+
+
+def phantom_places(person: Patient, stack: Volume) -> Places:
+    """The places of a phantom, from its own landmarks in place of the gate's.
+
+    Args:
+        person: Who it is.
+        stack: Its CT, or a part of it.
+    """
+    into_disc = -DISC_DEPTH_MM * stack.grid.directions[2]
+    walls = discs_mm(person)
+    discs = {name: walls[name] + into_disc for name in DISCS}
+    return find_places(stack, centerline_mm(person), discs)
 
 
 def seed_range(text: str) -> range:

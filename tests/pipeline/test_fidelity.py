@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
+import pipeline
 from pipeline import fidelity, labeling
 from pipeline.bone_edges import edge_agreement
 from pipeline.contrast import ALL_CONTRASTS, Contrast, SeriesKind
 from pipeline.ct_features import ct_features
 from pipeline.errors import Declined
 from pipeline.fidelity import CORD, NARROWED, OUTLINED, Fidelity, foot_notes, measure_fidelity
-from pipeline.geometry import Float32
-from pipeline.phantom import Tissue
+from pipeline.geometry import Float32, Grid, Volume
+from pipeline.phantom import Tissue, patient, render
 from pipeline.places import Region
 from pipeline.reference import Limit, Reference
 from pipeline.reformat import STACK_SHAPE
-from pipeline.support import support_map
-from pipeline.synthesis import Synthesis
+from pipeline.support import Calibration, support_map
+from pipeline.synthesis import BUILT_IN, Synthesis
+from pipeline.training.calibrate import phantom_places
+from pipeline.training.data import pair_grid
 from tests.pipeline.test_support import calibration
 from tests.pipeline.toy_spine import (
     BODY_COLUMNS,
@@ -33,6 +37,8 @@ from tests.pipeline.toy_spine import (
 
 TOY = toy_spine()
 FEATURES = ct_features(TOY.stack.values[1:4])
+FAR = Limit(1e3, 1e4, 0, 1e4)
+"""Of the distance: not in question."""
 
 
 def synthesis(doubt: float = 0.1, t2: Float32 | None = None) -> Synthesis:
@@ -108,6 +114,15 @@ def test_edges_agree_where_the_rim_lies_on_the_cortex_and_not_when_it_is_moved()
     assert dice(TOY.pair.t2) > 0.9
     assert dice(np.roll(TOY.pair.t2, 4, axis=1)) < 0.7
     assert dice(np.full(SHAPE, 0.5, dtype=np.float32)) < 0.1
+
+
+def test_edges_of_another_picture_agree_no_better_than_by_chance() -> None:
+    own, moved = (
+        edge_agreement(TOY.stack.values, t2, TOY.places, 0.75)
+        for t2 in (TOY.pair.t2, np.roll(TOY.pair.t2, 5, axis=1))
+    )
+    assert min(one.gain for one in own.values()) > 1.5
+    assert max(one.gain for one in moved.values()) < 1.2
 
 
 def test_a_vertebra_without_bone_is_left_out() -> None:
@@ -215,14 +230,63 @@ def test_the_cord_is_what_the_picture_shows_dark_in_the_canal() -> None:
     assert {"half_width.cord", "unsupported.cord"} <= found.figures.keys()
 
 
-def test_another_patients_picture_is_declined() -> None:
-    flat = synthesis(t2=np.full(SHAPE, 0.5, dtype=np.float32))
-    found = measured(flat, reference())
+WRONG = {
+    "flat": np.full(SHAPE, 0.5, dtype=np.float32),
+    "noise": np.random.default_rng(1).uniform(0, 1, SHAPE).astype(np.float32),
+    "moved": np.roll(TOY.pair.t2, 5, axis=1),
+}
+
+
+@pytest.mark.parametrize("picture", WRONG)
+def test_a_picture_that_is_not_of_this_ct_is_declined(picture: str) -> None:
+    found = measured(synthesis(t2=WRONG[picture]), reference())
     assert found.verdict.startswith("declined: agreement of bone edges")
     with pytest.raises(Declined) as declined:
         found.check()
-    assert declined.value.code == "fidelity.edge_dice"
+    assert declined.value.code == "fidelity.edge_gain"
     assert "at least" in declined.value.expected
+
+
+def test_the_shipped_limits_decline_another_patients_picture_and_take_his_own() -> None:
+    shipped = Calibration.load(Path(pipeline.__file__).parent / BUILT_IN)
+    assert shipped is not None
+    people = [patient(seed, []) for seed in (100_000, 100_001)]
+    grids = [_middle(pair_grid(person)) for person in people]
+    pairs = [
+        render(person, grid, supersample=1) for person, grid in zip(people, grids, strict=True)
+    ]
+    stack = Volume(pairs[0].ct, grids[0], "2.25.1")
+    places = phantom_places(people[0], stack)
+    wide = np.full(stack.values.shape, 0.1, dtype=np.float32)
+    own, other = (
+        dataclasses.replace(
+            synthesis(),
+            images={Contrast.T2: pair.t2, Contrast.STIR: pair.stir},
+            grid=stack.grid,
+            spread=dict.fromkeys(ALL_CONTRASTS, wide),
+            doubt=dict.fromkeys(ALL_CONTRASTS, wide),
+            support=None,
+        )
+        for pair in pairs
+    )
+    measure_fidelity(stack, own, places, shipped.reference).check()
+    with pytest.raises(Declined) as declined:
+        measure_fidelity(stack, other, places, shipped.reference).check()
+    assert declined.value.code == "fidelity.edge_gain"
+
+
+def _middle(grid: Grid) -> Grid:
+    """Five slices through the canal."""
+    first = grid.shape[0] // 2 - 2
+    return Grid.from_steps((5, *grid.shape[1:]), grid.image_position(first), grid.steps_mm)
+
+
+def test_where_no_vertebra_shows_its_cortex_that_is_warned_of() -> None:
+    boneless = dataclasses.replace(TOY.stack, values=np.minimum(TOY.stack.values, 100))
+    found = measure_fidelity(boneless, synthesis(), TOY.places, reference(distance=FAR))
+    assert found.edges == {}
+    assert found.verdict.startswith("warning: vertebrae whose bone edges could be compared")
+    assert "bone edges not compared: vertebrae 0 < 1" in foot_notes(found)[-1]
 
 
 def test_a_ct_unlike_any_is_declined_and_comes_first() -> None:
@@ -238,8 +302,8 @@ def test_a_ct_unlike_any_is_declined_and_comes_first() -> None:
 def test_every_figure_has_words_and_the_longest_warning_fits_the_margin() -> None:
     found = measured(synthesis(), reference())
     pixels = np.zeros(SHAPE, dtype=np.uint16)
-    assert len(found.figures) == 3 + 2 * len({*Region, CORD})
-    for name in found.figures:
+    assert len(found.figures) == 4 + 2 * len({*Region, CORD})
+    for name in (*found.figures, "edge_count"):
         excess = fidelity.Excess(name, 0.8765, 0.1234, False)
         assert excess.short.isascii()
         worst = dataclasses.replace(found, excesses=(excess,) * 11)
