@@ -301,7 +301,7 @@ def test_a_picture_that_is_not_this_patients_is_declined(model: Model, prepared:
     flat = {contrast: np.full_like(result.images[contrast], 0.5) for contrast in ALL_CONTRASTS}
     with pytest.raises(Declined) as declined:
         judged(dataclasses.replace(result, images=flat), prepared, known)
-    assert declined.value.code == "fidelity.edge_dice"
+    assert declined.value.code == "fidelity.edge_gain"
 
 
 @pytest.mark.parametrize("error", [RuntimeError, AssertionError])
