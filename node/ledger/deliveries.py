@@ -17,7 +17,13 @@ from node.audit import Kind
 from node.errors import IllegalMove, Refuse
 from node.ledger.database import Database, move
 from node.ledger.entries import Attempt, DeliveryEntry, Destination, Output
-from node.ledger.syntheses import find, find_run, move_synthesis, outputs_of
+from node.ledger.syntheses import (
+    find,
+    find_run,
+    move_synthesis,
+    outputs_of,
+    reopen_failed,
+)
 from node.records import (
     DeliveredInstanceRecord,
     DeliveryAttemptRecord,
@@ -48,7 +54,9 @@ class Deliveries:
         """Start delivering a packaged synthesis: one delivery per destination, made once.
 
         On a later run a destination that is not done gets the address it has now, since a wrong
-        address may be what the operator has put right.
+        address may be what the operator has put right. What failed since that run was asked for,
+        while it waited for its turn, is tried again with it: else nothing would, and the synthesis
+        could never be called delivered. A run comes here once, so that has an end.
 
         Returns:
             The deliveries that wait for their next attempt.
@@ -60,6 +68,7 @@ class Deliveries:
             synthesis = find_run(session, job_id, run)
             if synthesis.state == SynthesisState.PACKAGED:
                 move_synthesis(self._database, session, synthesis, SynthesisState.DELIVERING)
+                reopen_failed(self._database, session, job_id, actor)
                 for destination in destinations:
                     self._direct(session, job_id, destination, actor)
                 self._close(session, synthesis, actor)
@@ -218,7 +227,7 @@ class Deliveries:
         detail = {"delivery": row.id, "destination": row.destination, "reason": reason}
         self._database.append_audit(session, Kind.DELIVERY_FAILED, row.job_id, actor, detail)
         synthesis = find(session, row.job_id)
-        # A sibling's failure has failed it before, or a retry is on its way.
+        # A sibling failed it before, or a retry is on its way, which will reopen this one.
         if synthesis.state in (SynthesisState.DELIVERING, SynthesisState.DELIVERED):
             why = f"delivery to {row.destination} failed: {reason}"
             move_synthesis(self._database, session, synthesis, SynthesisState.FAILED, reason=why)

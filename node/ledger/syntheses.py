@@ -351,26 +351,7 @@ class Syntheses:
             self._database.append_audit(
                 session, Kind.SYNTHESIS_RETRIED, job_id, actor, {"run": run}
             )
-            failed = session.scalars(
-                select(DeliveryRecord).filter_by(job_id=job_id, state=str(DeliveryState.FAILED))
-            )
-            for delivery in list(failed):
-                move(
-                    session,
-                    DeliveryRecord,
-                    {"id": delivery.id},
-                    DELIVERY_MOVES,
-                    DeliveryState.FAILED,
-                    DeliveryState.PENDING,
-                    {"updated_at": now, "opened_at": now},
-                )
-                self._database.append_audit(
-                    session,
-                    Kind.DELIVERY_RETRIED,
-                    job_id,
-                    actor,
-                    {"delivery": delivery.id, "destination": delivery.destination},
-                )
+            reopen_failed(self._database, session, job_id, actor)
             return run
 
     def _move(
@@ -391,6 +372,27 @@ def move_synthesis(
     changes = {"updated_at": database.now(), **values}
     move(session, SynthesisRecord, {"job_id": row.job_id}, SYNTHESIS_MOVES, source, target, changes)
     session.refresh(row)
+
+
+def reopen_failed(database: Database, session: Session, job_id: str, actor: str) -> None:
+    """Let the failed deliveries of a job wait for an attempt again, from now on."""
+    now = database.now()
+    failed = session.scalars(
+        select(DeliveryRecord).filter_by(job_id=job_id, state=str(DeliveryState.FAILED))
+    )
+    for delivery in list(failed):
+        move(
+            session,
+            DeliveryRecord,
+            {"id": delivery.id},
+            DELIVERY_MOVES,
+            DeliveryState.FAILED,
+            DeliveryState.PENDING,
+            {"updated_at": now, "opened_at": now},
+        )
+        session.refresh(delivery)
+        detail = {"delivery": delivery.id, "destination": delivery.destination}
+        database.append_audit(session, Kind.DELIVERY_RETRIED, job_id, actor, detail)
 
 
 def find(session: Session, job_id: str) -> SynthesisRecord:

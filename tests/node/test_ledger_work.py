@@ -15,13 +15,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from node import audit
 from node.archive import Archive
 from node.audit import Kind
-from node.clock import from_text, utc_now
+from node.clock import from_text, to_text, utc_now
 from node.errors import IllegalMove, LostRace, Refuse
 from node.ledger import Ledger, migrate, open_ledger, sqlite_url
 from node.ledger.commitments import Awaited
 from node.ledger.entries import Attempt, Destination, NewSynthesis, Output, Packaged
 from node.states import (
     DELIVERY_MOVES,
+    OPEN_DELIVERIES,
     SYNTHESIS_MOVES,
     CommitmentState,
     DeliveryState,
@@ -190,6 +191,10 @@ class Life(RuleBasedStateMachine):
                 assert delivery["accepted"] == len(story["outputs"])
         if found in (SynthesisState.DELIVERED, SynthesisState.COMMITTED):
             assert {*self.deliveries.values()} <= {DeliveryState.DELIVERED}
+        if found is SynthesisState.DELIVERING:
+            # Or nothing would ever move it on.
+            assert DeliveryState.FAILED not in self.deliveries.values()
+            assert not {*OPEN_DELIVERIES}.isdisjoint(self.deliveries.values())
         assert len({output["pixel_digest"] for output in story["outputs"]}) <= 1
 
 
@@ -389,6 +394,30 @@ def test_a_failed_delivery_fails_it_at_once_and_a_retry_mends_it(
     assert [(one.id, one.destination) for one in waiting] == [(first, moved)]
     accept_all(ledger, begun(ledger, first))
     assert ledger.syntheses.get(job.job_id).state is SynthesisState.DELIVERED
+
+
+def test_a_delivery_that_failed_while_the_retried_run_waited_is_tried_with_it(
+    clocked: Clocked,
+) -> None:
+    ledger, job_id = clocked.ledger, clocked.job_id
+    first, second = deliver(ledger, job_id, HERE, THERE)
+    ledger.deliveries.fail(begun(ledger, first), "no", ACTOR)
+    ledger.syntheses.retry(job_id, ACTOR)
+    ledger.deliveries.fail(begun(ledger, second), "silence for too long", ACTOR)
+    clocked.clock.advance(86_400)
+    ledger.syntheses.start(job_id, 2, ACTOR)
+    ledger.syntheses.package_again(job_id, 2, ACTOR)
+    # The settings do not name the second one any more: that is for its next attempt to say.
+    waiting = ledger.deliveries.begin(job_id, 2, [HERE], ACTOR)
+    assert [one.id for one in waiting] == [first, second]
+    assert ledger.figures.destinations()[THERE.name].waiting_since == to_text(clocked.clock())
+    retried = [
+        e.detail["delivery"] for e in ledger.reports.events() if e.kind == Kind.DELIVERY_RETRIED
+    ]
+    assert retried == [first, second]
+    accept_all(ledger, begun(ledger, first))
+    ledger.deliveries.fail(begun(ledger, second), "silence again", ACTOR)
+    assert ledger.syntheses.get(job_id).state is SynthesisState.FAILED
 
 
 def test_an_ended_delivery_has_no_more_attempts(ledger: Ledger, job: NewSynthesis) -> None:
