@@ -115,7 +115,7 @@ class Shipping:
         ticket = Ticket(**fields)
         delivery = self._ledger.deliveries.get(ticket.delivery)
         ended: dict[str, Any] = {"job_id": delivery.job_id, "next": None, "wait_s": 0.0}
-        attempt = self._ledger.deliveries.begin_attempt(ticket.delivery)
+        attempt = self._ledger.deliveries.begin_attempt(ticket.delivery, self._actor)
         reach(Point.DELIVERY_BEGUN)
         if attempt is None:
             # It was ended by a life of this step that died before the engine heard of it, or by

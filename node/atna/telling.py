@@ -139,10 +139,13 @@ class Telling:
         )
 
     def _sent(self, event: Event) -> Message | None:
-        """An attempt that moved instances, or the last one that failed."""
+        """An attempt that moved instances, however it ended, or the last one that failed.
+
+        One that moved none and is done came after one that was cut off, which is told.
+        """
         answers = {key: int(count) for key, count in event.detail["answers"].items()}
         outcome = str(event.detail["outcome"])
-        if outcome not in ("delivered", "failed") and not answers:
+        if outcome != "failed" and not answers:
             return None
         about = self._outbox.about_job(event.subject)
         destination = self._outbox.destination(int(event.detail["delivery"]))

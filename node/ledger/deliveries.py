@@ -113,11 +113,12 @@ class Deliveries:
         with self._database.reading() as session:
             return _wants_attempt(session, _row(session, delivery_id))
 
-    def begin_attempt(self, delivery_id: int) -> Attempt | None:
+    def begin_attempt(self, delivery_id: int, actor: str) -> Attempt | None:
         """Begin a try, or begin again after a worker died in one; None when there is none to make.
 
-        An attempt that was left open is closed as interrupted: its answers count. A delivery that
-        was done and whose destination would not commit to all of it is taken up again.
+        An attempt that was left open is ended as interrupted: its answers count, and are told. A
+        delivery that was done and whose destination would not commit to all of it is taken up
+        again.
         """
         with self._database.transaction() as session:
             row = _row(session, delivery_id)
@@ -126,12 +127,8 @@ class Deliveries:
             synthesis = find(session, row.job_id)
             if synthesis.state == SynthesisState.DELIVERED:
                 move_synthesis(self._database, session, synthesis, SynthesisState.DELIVERING)
+            self._interrupt(session, row, "the worker died", actor)
             now = self._database.now()
-            session.execute(
-                update(DeliveryAttemptRecord)
-                .filter_by(delivery_id=delivery_id, ended_at=None)
-                .values(ended_at=now, outcome="interrupted", reason="the worker died")
-            )
             # Taken up again, it is open from now on; another attempt changes nothing about that.
             since = {"opened_at": now} if row.state == DeliveryState.DELIVERED else {}
             self._move(session, row, DeliveryState.SENDING, **since)
@@ -195,7 +192,7 @@ class Deliveries:
                 raise IllegalMove(
                     f"delivery {row.id}: expected every instance accepted, {len(missing)} are not"
                 )
-            self._end(session, attempt, "delivered", None, actor)
+            self._end(session, row, attempt.id, "delivered", None, actor)
             self._move(session, row, DeliveryState.DELIVERED)
             detail = {"delivery": row.id, "destination": row.destination}
             self._database.append_audit(session, Kind.DELIVERY_DELIVERED, row.job_id, actor, detail)
@@ -205,14 +202,14 @@ class Deliveries:
         """End an attempt that another one will follow."""
         with self._database.transaction() as session:
             row = _row(session, attempt.delivery_id)
-            self._end(session, attempt, "postponed", reason, actor)
+            self._end(session, row, attempt.id, "postponed", reason, actor)
             self._move(session, row, DeliveryState.PENDING)
 
     def fail(self, attempt: Attempt, reason: str, actor: str) -> None:
         """End the last attempt: the delivery is on the dead-letter list, and its synthesis."""
         with self._database.transaction() as session:
             row = _row(session, attempt.delivery_id)
-            self._end(session, attempt, "failed", reason, actor)
+            self._end(session, row, attempt.id, "failed", reason, actor)
             self._fail(session, row, reason, actor)
 
     def abandon(self, delivery_id: int, reason: str, actor: str) -> None:
@@ -220,6 +217,7 @@ class Deliveries:
         with self._database.transaction() as session:
             row = _row(session, delivery_id)
             if _wants_attempt(session, row):
+                self._interrupt(session, row, reason, actor)
                 self._fail(session, row, reason, actor)
 
     def _fail(self, session: Session, row: DeliveryRecord, reason: str, actor: str) -> None:
@@ -288,18 +286,29 @@ class Deliveries:
             move_synthesis(self._database, session, synthesis, SynthesisState.DELIVERED)
             self._database.append_audit(session, Kind.SYNTHESIS_DELIVERED, synthesis.job_id, actor)
 
+    def _interrupt(self, session: Session, row: DeliveryRecord, reason: str, actor: str) -> None:
+        """End what a worker that is gone has left open of a delivery."""
+        left = select(DeliveryAttemptRecord.id).filter_by(delivery_id=row.id, ended_at=None)
+        for attempt_id in list(session.scalars(left.order_by(DeliveryAttemptRecord.id))):
+            self._end(session, row, attempt_id, "interrupted", reason, actor)
+
     def _end(
-        self, session: Session, attempt: Attempt, outcome: str, reason: str | None, actor: str
+        self,
+        session: Session,
+        row: DeliveryRecord,
+        attempt_id: int,
+        outcome: str,
+        reason: str | None,
+        actor: str,
     ) -> None:
         session.execute(
             update(DeliveryAttemptRecord)
-            .filter_by(id=attempt.id)
+            .filter_by(id=attempt_id)
             .values(ended_at=self._database.now(), outcome=outcome, reason=reason)
         )
         statuses = session.scalars(
-            select(DeliveredInstanceRecord.status).filter_by(attempt_id=attempt.id)
+            select(DeliveredInstanceRecord.status).filter_by(attempt_id=attempt_id)
         )
-        row = _row(session, attempt.delivery_id)
         self._database.append_audit(
             session,
             Kind.DELIVERY_ATTEMPTED,
@@ -308,7 +317,7 @@ class Deliveries:
             {
                 "delivery": row.id,
                 "destination": row.destination,
-                "attempt": attempt.id,
+                "attempt": attempt_id,
                 "outcome": outcome,
                 "reason": reason,
                 "answers": {f"0x{s:04X}": n for s, n in sorted(Counter(statuses).items())},

@@ -74,17 +74,11 @@ def node(tmp_path: Path) -> Iterator[tuple[Settings, Ledger, Archive]]:
     for incoming in ledger.series.incoming():
         ledger.series.complete(incoming, "test", "completion")
     ledger.series.decide(SERIES_UID, 1, SeriesState.SELECTED, "c", "r", {}, "selection")
-    new = journeys.new_synthesis(ledger)
-    ledger.syntheses.create(new, "selection")
-    ledger.syntheses.start(new.job_id, 1, "work")
-    output = Output("2.25.9", "2.25.8", "T2", 0, "0" * 64, "1" * 64, "outputs/x/y.dcm")
-    ledger.syntheses.package(new.job_id, 1, Packaged([output], {}, "cpu", {}, {}, ()), "work")
-    pacs = Destination("pacs", "PACS", "pacs.example.org", 104)
-    (waiting,) = ledger.deliveries.begin(new.job_id, 1, [pacs], "work")
+    waiting, uid = delivery_of(ledger, 1), "2.25.91"
     for status in (0xA700, 0x0000):
-        attempt = ledger.deliveries.begin_attempt(waiting.id)
+        attempt = ledger.deliveries.begin_attempt(waiting, "work")
         assert attempt is not None
-        ledger.deliveries.answer(attempt, output.sop_instance_uid, status)
+        ledger.deliveries.answer(attempt, uid, status)
         if status:
             ledger.deliveries.postpone(attempt, "no room", "work")
         else:
@@ -92,6 +86,19 @@ def node(tmp_path: Path) -> Iterator[tuple[Settings, Ledger, Archive]]:
     ledger.outbox.note(Kind.APPLICATION_STOPPED, "work", "work", {})
     yield settings, ledger, archive
     ledger.close()
+
+
+def delivery_of(ledger: Ledger, version: int) -> int:
+    """A delivery that waits, of a synthesis of this version of the series with one output."""
+    new = journeys.new_synthesis(ledger, version)
+    ledger.syntheses.create(new, "selection")
+    ledger.syntheses.start(new.job_id, 1, "work")
+    uid, path = f"2.25.9{version}", f"outputs/x/{version}.dcm"
+    output = Output(uid, "2.25.8", "T2", 0, "0" * 64, "1" * 64, path)
+    ledger.syntheses.package(new.job_id, 1, Packaged([output], {}, "cpu", {}, {}, ()), "work")
+    pacs = Destination("pacs", "PACS", "pacs.example.org", 104)
+    (waiting,) = ledger.deliveries.begin(new.job_id, 1, [pacs], "work")
+    return waiting.id
 
 
 def with_server(settings: Settings, port: int, tls: dict[str, Any], **changes: Any) -> Settings:
@@ -423,6 +430,22 @@ def test_what_leaves_the_site_is_an_export(node: tuple[Settings, Ledger, Archive
     assert media.get("NetworkAccessPointID") == "pacs.example.org"
     assert media.find("RoleIDCode").get("csd-code") == "110154"
     assert media.find("MediaIdentifier/MediaType").get("csd-code") == "110037"
+
+
+def test_what_moved_before_a_worker_died_is_told_and_told_once(
+    node: tuple[Settings, Ledger, Archive],
+) -> None:
+    _, ledger, _ = node
+    before, waiting = len(told(node, Kind.DELIVERY_ATTEMPTED)), delivery_of(ledger, 2)
+    cut_off = ledger.deliveries.begin_attempt(waiting, "work")
+    assert cut_off is not None
+    ledger.deliveries.answer(cut_off, "2.25.92", 0x0000)
+    following = ledger.deliveries.begin_attempt(waiting, "work")
+    assert following is not None
+    ledger.deliveries.delivered(following, "work")
+    (one,) = told(node, Kind.DELIVERY_ATTEMPTED)[before:]
+    assert one.find(".//SOPClass").get("NumberOfInstances") == "1"
+    assert event_of(one) == ("110104", "R", "4")
 
 
 def test_a_backup_is_an_export_of_all_to_a_medium(

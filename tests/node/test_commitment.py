@@ -309,11 +309,11 @@ def test_a_lost_send_again_is_sent_again_under_a_new_id(
     monkeypatch.setattr(engine, "LEDGER_TRIES", 1)
     begin, lost = Deliveries.begin_attempt, []
 
-    def begin_attempt(deliveries: Deliveries, delivery: int) -> Any:
+    def begin_attempt(deliveries: Deliveries, delivery: int, actor: str) -> Any:
         if deliveries.get(delivery).state == DeliveryState.DELIVERED and len(lost) < 2:
             lost.append(delivery)
             raise Retry("the ledger was away")
-        return begin(deliveries, delivery)
+        return begin(deliveries, delivery, actor)
 
     monkeypatch.setattr(Deliveries, "begin_attempt", begin_attempt)
     archive = Archive(lambda uids, times: uids[:1] if times == 1 else [])

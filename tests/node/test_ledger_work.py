@@ -72,7 +72,7 @@ def deliver(ledger: Ledger, job_id: str, *destinations: Destination) -> list[int
 
 
 def begun(ledger: Ledger, delivery: int) -> Attempt:
-    attempt = ledger.deliveries.begin_attempt(delivery)
+    attempt = ledger.deliveries.begin_attempt(delivery, ACTOR)
     assert attempt is not None
     return attempt
 
@@ -148,7 +148,7 @@ class Life(RuleBasedStateMachine):
     def attempt(self, data: st.DataObject) -> None:
         if self.deliveries:
             delivery = data.draw(st.sampled_from(sorted(self.deliveries)))
-            attempt = self.ask(lambda: self.ledger.deliveries.begin_attempt(delivery))
+            attempt = self.ask(lambda: self.ledger.deliveries.begin_attempt(delivery, ACTOR))
             if isinstance(attempt, Attempt):
                 self.attempts.append(attempt)
 
@@ -371,6 +371,26 @@ def test_an_interrupted_attempt_keeps_its_answers(ledger: Ledger, job: NewSynthe
     assert [one["outcome"] for one in attempts] == ["interrupted", None]
 
 
+def test_what_was_accepted_before_a_worker_died_is_in_the_audit_chain(
+    ledger: Ledger, job: NewSynthesis
+) -> None:
+    first, second = deliver(ledger, job.job_id, HERE, THERE)
+    for delivery in (first, second):
+        attempt = begun(ledger, delivery)
+        for output in attempt.remaining:
+            ledger.deliveries.answer(attempt, output.sop_instance_uid, 0x0000)
+    accept_all(ledger, begun(ledger, first))
+    ledger.deliveries.abandon(second, "it took the worker down too often", ACTOR)
+    told = [e.detail for e in ledger.reports.events() if e.kind == Kind.DELIVERY_ATTEMPTED]
+    assert [(one["delivery"], one["outcome"], one["answers"]) for one in told] == [
+        (first, "interrupted", {"0x0000": 3}),
+        (first, "delivered", {}),
+        (second, "interrupted", {"0x0000": 3}),
+    ]
+    for shown in ledger.reports.show(job.job_id)["deliveries"]:
+        assert all(one["ended_at"] for one in shown["attempts"])
+
+
 def test_the_last_delivery_makes_it_delivered(ledger: Ledger, job: NewSynthesis) -> None:
     first, second = deliver(ledger, job.job_id, HERE, THERE)
     accept_all(ledger, begun(ledger, first))
@@ -423,7 +443,7 @@ def test_a_delivery_that_failed_while_the_retried_run_waited_is_tried_with_it(
 def test_an_ended_delivery_has_no_more_attempts(ledger: Ledger, job: NewSynthesis) -> None:
     (delivery,) = deliver(ledger, job.job_id, HERE)
     accept_all(ledger, begun(ledger, delivery))
-    assert ledger.deliveries.begin_attempt(delivery) is None
+    assert ledger.deliveries.begin_attempt(delivery, ACTOR) is None
 
 
 def test_an_attempt_that_never_began_uses_up_its_number_once(

@@ -127,11 +127,11 @@ def live_through_a_day(ledger: Ledger) -> None:
     output = an_output(new.job_id)
     syntheses.package(new.job_id, 1, Packaged([output], {}, "cpu", {}, {}, ()), "work")
     (waiting,) = deliveries.begin(new.job_id, 1, [to_pacs()], "work")
-    attempt = deliveries.begin_attempt(waiting.id)
+    attempt = deliveries.begin_attempt(waiting.id, "work")
     assert attempt is not None
     deliveries.answer(attempt, output.sop_instance_uid, 0xA700)
     deliveries.postpone(attempt, "no room", "work")
-    attempt = deliveries.begin_attempt(waiting.id)
+    attempt = deliveries.begin_attempt(waiting.id, "work")
     assert attempt is not None
     deliveries.answer(attempt, output.sop_instance_uid, 0)
     deliveries.delivered(attempt, "work")
