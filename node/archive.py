@@ -142,7 +142,7 @@ class Incoming:
         with contextlib.suppress(OSError):  # a full disk refuses the last buffer once more
             self._stream.close()
         if not self._is_in_place:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # gone, or left to `sweep`
                 os.unlink(self._path)
 
     def settle(self, target: str) -> None:

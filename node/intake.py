@@ -167,8 +167,9 @@ class Reception:
     Args:
         offer: What was announced.
         maximum_bytes: Of the data set.
-        has_room: Whether the disk may take more. What all associations of all processes have
-            written so far counts in it, so that several large data sets cannot pass it together.
+        has_room: Whether the disk may take more, or an OSError. What all associations of all
+            processes have written so far counts in it, so that several large data sets cannot pass
+            it together.
     """
 
     def __init__(self, offer: Offer, maximum_bytes: int, has_room: Callable[[], bool]) -> None:
@@ -180,7 +181,10 @@ class Reception:
         self._maximum_bytes: Final = maximum_bytes
 
     def begin(self, archive: Archive) -> None:
-        """Open a file for it."""
+        """Open a file for it, if there is room."""
+        self._look()
+        if self.refusal is not None:
+            return
         offer = self.offer
         encoding = Encoding(
             offer.sop_class_uid,
@@ -209,12 +213,7 @@ class Reception:
             return
         if self.incoming.size_bytes - self._looked_at_bytes >= _LOOK_BYTES:
             self._looked_at_bytes = self.incoming.size_bytes
-            if not self._has_room():
-                self.refuse_full()
-
-    def refuse_full(self) -> None:
-        """Answer that the disk is as full as it may be."""
-        self.refuse(Answer.OUT_OF_RESOURCES, "free space is below the limit of this node")
+            self._look()
 
     def refuse(self, answer: Answer, comment: str) -> None:
         """Answer so, and drop what came and what will come."""
@@ -225,6 +224,15 @@ class Reception:
         """Remove what is not kept."""
         if self.incoming is not None:
             self.incoming.discard()
+
+    def _look(self) -> None:
+        """Refuse it when the disk is as full as it may be, or does not tell."""
+        try:
+            if not self._has_room():
+                comment = "free space is below the limit of this node"
+                self.refuse(Answer.OUT_OF_RESOURCES, comment)
+        except OSError as error:
+            self._fail(error)
 
     def _fail(self, error: OSError) -> None:
         self.refuse(Answer.OUT_OF_RESOURCES, f"the archive's disk refused a file: {error.strerror}")
@@ -252,8 +260,6 @@ class Intake:
         reception = Reception(offer, self._settings.maximum_dataset_bytes, self._has_room)
         if offer.sop_class_uid != offer.abstract_syntax_uid:
             reception.refuse(Answer.MISMATCH, "SOP Class is not that of the presentation context")
-        elif not self._has_room():
-            reception.refuse_full()
         else:
             reception.begin(self._archive)
         return reception
@@ -367,8 +373,9 @@ class Intake:
             self._receiving.refuse_instance(
                 uid, status, response.comment, association_id, offer.sender.calling_ae
             )
-        except Retry as error:
-            log.error("refusal is not on record", reason=str(error))
+        except Exception as error:
+            # Of whatever kind: the ledger has refused the instance already, or is broken by now.
+            log.error("refusal is not on record", reason=describe(error))
 
 
 def printable(text: str, length: int) -> str:

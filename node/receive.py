@@ -62,6 +62,7 @@ from node.ledger.announcements import Announced
 from node.ledger.proofs import AE_PREFIX
 from node.ledger.receiving import Ending
 from node.listener import Door, listen
+from node.logs import describe
 from node.parts import process_name
 from node.refusals import Refusal, Refusals
 from node.seats import Seats
@@ -346,6 +347,9 @@ class Receiver:
         except Retry as error:
             log.error("association is not on record", reason=str(error))
             response = Response(Answer.OUT_OF_RESOURCES, str(error))
+        except Exception as error:
+            log.error("association is not on record", reason=describe(error))
+            response = Response(Answer.PROCESSING_FAILURE, describe(error))
         return status_of(response)
 
     def _on_report(self, report: commitment.Report, ae_title: str) -> None:
@@ -436,10 +440,10 @@ class Receiver:
 
     @contextmanager
     def _gone_if_unknown(self) -> Iterator[None]:
-        """When the ledger does not answer, nobody knows whether it has done it."""
+        """When the ledger does not answer, or fails, nobody knows whether it has done it."""
         try:
             yield
-        except Retry:
+        except Exception:
             self._has_gone.set()
             raise
 
@@ -465,9 +469,10 @@ class Receiver:
         try:
             with self._gone_if_unknown():
                 self._receiving.close_association(known, ending)
-        except Retry as error:
+        except Exception as error:
             # Until `close_gone`; completion counts it as gone after `completion.abandoned_s`.
-            log.error("association stays open on record", association=known, reason=str(error))
+            reason = describe(error)
+            log.error("association stays open on record", association=known, reason=reason)
         log.info("association closed", association=known, ending=str(ending))
 
 

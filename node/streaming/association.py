@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable
 from copy import deepcopy
@@ -24,6 +25,8 @@ from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 from node.streaming.commands import LONGEST_RESPONSE, StoreRequest, read_store_request, success
 from node.streaming.transport import StreamSocket
 from node.streaming.upper_layer import StreamingProvider
+
+LOGGER = logging.getLogger(__name__)
 
 
 class StoreStatus(NamedTuple):
@@ -205,6 +208,11 @@ class StreamingAssociation(Association):
     def _answer(self, storing: Storing) -> None:
         try:
             status = storing.sink.complete()
+        except Exception as error:
+            # By its class alone: a message may quote what the peer sent.
+            LOGGER.error("No answer to a C-STORE (%s), aborting", type(error).__name__)
+            self.abort()
+            return
         finally:
             storing.sink.close()
         if not self.is_established:

@@ -11,6 +11,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
     XRayRadiationDoseSRStorage,
 )
-from pynetdicom import AE
+from pynetdicom import AE, evt
+from pynetdicom.pdu import A_ABORT_RQ
 
 from node.audit import Kind, verify
 from node.clock import utc_now
@@ -387,6 +389,83 @@ def test_a_fault_of_ours_is_told_as_such_and_quotes_nothing(
     assert status == Answer.PROCESSING_FAILURE.value.code
     assert PATIENT[0] not in comment
     assert "ValueError" in comment
+
+
+@contextmanager
+def refusing(station: Station, event: str) -> Iterator[None]:
+    """The database refuses a statement, as one that is broken does: by no error of its absence."""
+    engine = station.ledger.database.engine
+    with engine.begin() as connection:
+        refuse = "BEGIN SELECT RAISE(ABORT, 'broken'); END"
+        connection.exec_driver_sql(f"CREATE TRIGGER refusing BEFORE {event} {refuse}")
+    try:
+        yield
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DROP TRIGGER refusing")
+
+
+@pytest.mark.parametrize("event", ["INSERT ON audit_event", "INSERT ON association"])
+def test_a_ledger_that_is_broken_is_a_fault_of_ours(start: Start, event: str) -> None:
+    station = start()
+    with associated(station.port) as association:
+        with refusing(station, event):
+            status, comment = store(association, ct(1))
+            assert status == Answer.PROCESSING_FAILURE.value.code
+            assert "IntegrityError" in comment
+        assert store(association, ct(1))[0] == 0x0000
+
+
+def test_what_ended_while_the_ledger_was_broken_is_closed_later(start: Start) -> None:
+    station = start()
+    with associated(station.port) as association:
+        assert store(association, ct(1))[0] == 0x0000
+        with refusing(station, "UPDATE ON association"):
+            association.release()
+            wait_until(lambda: not station.receiver.open_associations)
+    assert station.endings() == [None]
+    assert station.receiver.close_gone() == 1
+    assert station.endings() == ["orphaned"]
+
+
+@pytest.mark.parametrize("looks", [0, 1])
+def test_a_disk_that_does_not_tell_its_room_is_out_of_resources(
+    start: Start, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    """Before a data set, and within one."""
+    station, real, seen = start(), os.statvfs, iter(range(looks))
+
+    def fail(path: Any) -> os.statvfs_result:
+        if next(seen, None) is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return real(path)
+
+    monkeypatch.setattr("node.intake._LOOK_BYTES", 1000)
+    with associated(station.port) as association:
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "statvfs", fail)
+            status, comment = store(association, ct(1))
+        assert (status, "Stale" in comment) == (0xA700, True)
+        assert list((station.archive.folder / "incoming").iterdir()) == []
+        assert store(association, ct(1))[0] == 0x0000
+
+
+def test_who_gets_no_answer_is_told_that_it_is_over(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("against the contract of a sink")
+
+    station, heard = start(), list[type]()
+    monkeypatch.setattr(station.receiver, "_take", fail)
+    with associated(station.port) as association:
+        association.bind(evt.EVT_PDU_RECV, lambda event: heard.append(type(event.pdu)))
+        with pytest.raises(ConnectionError):
+            store(association, ct(1))
+        wait_until(lambda: association.is_aborted)
+    assert heard == [A_ABORT_RQ]
+    wait_until(lambda: not station.receiver.open_associations)
+    assert list((station.archive.folder / "incoming").iterdir()) == []
 
 
 @pytest.mark.parametrize(
