@@ -18,7 +18,7 @@ from node.clock import from_text, to_text
 from node.errors import IllegalMove, LostRace, Refuse
 from node.ledger.database import Database, move
 from node.ledger.entries import Dispatch, NewSynthesis, Output, Packaged, SynthesisEntry
-from node.ledger.presence import is_going
+from node.ledger.presence import claim, is_going
 from node.records import DeliveryRecord, OutputRecord, SynthesisRecord
 from node.states import (
     DELIVERY_MOVES,
@@ -184,6 +184,11 @@ class Syntheses:
             if row.state == SynthesisState.PACKAGED:
                 return
             if not known:
+                plain = self._database.plain(session)
+                for one in packaged.outputs:
+                    # An earlier run may have left this very file to be swept. This one wrote it
+                    # after its start, and nothing of a job that runs is swept: so it is there.
+                    claim(self._database, plain, one.path, actor, is_there=True)
                 session.execute(
                     insert(OutputRecord), [{"job_id": job_id, **vars(o)} for o in packaged.outputs]
                 )

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from config.settings import RetentionSettings, load
 from node import audit, proof
 from node.__main__ import app
-from node.archive import Archive, Encoding, Incoming
+from node.archive import Archive, Archived, Encoding, Incoming
 from node.atna.telling import Telling
 from node.clock import to_text, utc_now
 from node.commands.proving import reproduce
@@ -181,12 +181,16 @@ class Place:
                 break
         assert verbs.get(job).state == wanted
 
+    def store_output(self) -> Archived:
+        return self.archive.store_output(self.new.job_id, "2.25.9.dcm", b"an output")
+
     def _package(self) -> None:
-        content = b"an output"
-        kept = self.archive.store_output(self.new.job_id, "2.25.9.dcm", content)
+        self.package(self.store_output(), 1)
+
+    def package(self, kept: Archived, run: int) -> None:
         output = Output("2.25.9", "2.25.8", "T2", 0, "00", kept.digest, kept.path)
         packaged = Packaged([output], {}, "cpu", {}, {}, [])
-        self.ledger.syntheses.package(self.new.job_id, 1, packaged, "tests")
+        self.ledger.syntheses.package(self.new.job_id, run, packaged, "tests")
 
     def _deliver(self) -> None:
         to = Destination("pacs", "PACS", "127.0.0.1", 104)
@@ -422,6 +426,28 @@ def test_what_crashes_left_is_swept_and_what_is_on_record_is_not(place: Place) -
     assert pending.exists()
     assert fresh.exists()
     assert [path.name for path in work.iterdir()] == [f"{job}-1"]
+
+
+def test_an_output_that_was_swept_and_is_made_again_is_on_record_as_there(place: Place) -> None:
+    """A run stores some outputs and fails, is dismissed, and retried once they are swept."""
+    place.bring_to(SynthesisState.RUNNING)
+    job, syntheses = place.new.job_id, place.ledger.syntheses
+    age(place.archive.resolve(place.store_output().path))
+    syntheses.fail(job, 1, "the disk", "tests")
+    syntheses.dismiss(job, "no disk", "tests")
+    assert place.keeper.run_once(utc_now()) == 1
+    assert syntheses.retry(job, "tests") == 2
+    syntheses.start(job, 2, "tests")
+    kept = place.store_output()
+    place.package(kept, 2)
+    assert place.ledger.reports.show("2.25.9")["removed_at"] is None
+    assert place.ledger.retention.known_paths([kept.path]) == {kept.path}
+    assert place.kinds().count("file.restored") == 1
+    age(place.archive.resolve(kept.path))
+    syntheses.fail(job, 2, "an accident", "tests")
+    syntheses.dismiss(job, "it cannot succeed", "tests")
+    assert place.keeper.run_once(utc_now()) == 0
+    assert place.archive.resolve(kept.path).exists()
 
 
 def test_quarantine_goes_by_age_and_not_while_its_rival_is_held(tmp_path: Path) -> None:
