@@ -25,6 +25,7 @@ import structlog
 from node.app import Place, Role
 from node.errors import Stop
 from node.heartbeat import Watch
+from node.logs import describe
 
 READY: Final = "ready"
 ALIVE: Final = "alive"
@@ -144,7 +145,7 @@ class Supervisor:
         now = time.monotonic()
         if child.process is None:
             if now >= child.restart_at:
-                self._start(child)
+                self._start_if_possible(child, now)
             return
         code = child.process.poll()
         if code is None:
@@ -154,6 +155,30 @@ class Supervisor:
         if now - child.started_at > STABLE_S:
             child.wait_s = FIRST_RESTART_S
         log.error("role died", **_named(child.place), code=code, restart_in_s=child.wait_s)
+        self._rest(child, now)
+
+    def _start_if_possible(self, child: _Child, now: float) -> None:
+        """Start a role; when the system has no room for one more, that is its death and nobody
+        else's.
+
+        Raises:
+            OSError: When it never ran: then the node does not start.
+            RuntimeError: The same, of a thread.
+        """
+        try:
+            self._start(child)
+        except (OSError, RuntimeError) as error:
+            if not child.has_died:
+                raise
+            log.error("role cannot be started", **_named(child.place), reason=describe(error))
+            if child.process is None:
+                self._rest(child, now)
+            else:
+                # No thread to hear it by: it is found dead at the next turn.
+                child.process.kill()
+
+    def _rest(self, child: _Child, now: float) -> None:
+        """Leave a role alone for a while, and longer each time."""
         child.process = None
         child.restart_at = now + child.wait_s
         child.wait_s = min(2 * child.wait_s, LONGEST_RESTART_S)

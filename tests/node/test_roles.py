@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -274,6 +276,43 @@ def test_a_start_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.Monkey
         stop.set()
         running.result()
     assert (told, beats(tmp_path)) == ([], {})
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "error"),
+    [
+        (subprocess, "Popen", BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))),
+        (threading, "Thread", RuntimeError("can't start new thread")),
+    ],
+)
+def test_a_role_that_cannot_be_started_again_leaves_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, error: Exception
+) -> None:
+    role = tmp_path / "role"
+    role.write_text('#!/bin/sh\ncase "$*" in *receive*) echo ready; exec cat;; *) exit 1;; esac\n')
+    role.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(role))
+    stop, told, turns, real = threading.Event(), [], list[str](), getattr(module, name)
+    parent = supervisor.Supervisor([Place(Role.RECEIVE), Place(Role.WEB)], [], told.append, 0)
+    acceptor, web = parent._children
+    web.wait_s = 0.01
+
+    def scarce(*arguments: Any, **options: Any) -> Any:
+        if web.has_died:
+            turns.append("again")
+            if len(turns) < 3:
+                raise error
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, name, scarce)
+    with ThreadPoolExecutor(1) as beside:
+        running = beside.submit(parent.run, stop)
+        wait_until(lambda: running.done() or (told and len(turns) > 3), START_S)
+        assert not running.done()
+        assert acceptor.process is not None
+        assert (acceptor.process.poll(), acceptor.has_died, told) == (None, False, [[""]])
+        stop.set()
+        running.result()
 
 
 def test_a_turn_that_fails_does_not_stand_still(monkeypatch: pytest.MonkeyPatch) -> None:
