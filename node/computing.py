@@ -136,7 +136,7 @@ def judged(result: Synthesis, prepared: Prepared, model: Model) -> Made:
         foot_notes=foot_notes(
             fidelity,
             has_outlines=bool(outlines),
-            narrowed=tuple(dict.fromkeys(one.near for one in narrowed)),
+            narrowed=_faintest_first(narrowed),
             shortfall=_shortfall(result, model),
         ),
         warnings=(
@@ -169,6 +169,12 @@ def _narrowed(result: Synthesis, prepared: Prepared) -> tuple[Narrowing, ...]:
     found = prepared.measurements
     names = found["levels_mm"] if found["levels_confirmed"] else {}
     return find_narrowings(result.images[Contrast.T2], prepared.course, names)
+
+
+def _faintest_first(narrowed: Sequence[Narrowing]) -> tuple[str, ...]:
+    """For the margin, which holds two of them; the record goes from head to foot."""
+    faintest = sorted(narrowed, key=lambda one: one.csf)
+    return tuple(dict.fromkeys(one.near for one in faintest))
 
 
 def _outlined(outlines: Sequence[object] | None) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,14 +31,14 @@ from pipeline.phantom import Tissue
 from pipeline.reformat import STACK_SHAPE, stack_grid
 from pipeline.support import Calibration
 from pipeline.symmetry import MidsagittalPlane
-from pipeline.synthesis import Model, load_model, synthesize
+from pipeline.synthesis import Model, Synthesis, load_model, synthesize
 from tests.label_contract import assert_label_contract
 from tests.pipeline.models import save_tiny
 from tests.pipeline.test_fidelity import reference
 from tests.pipeline.test_hyperintensity import IN_BODY
 from tests.pipeline.test_secondary_capture import ct_headers, identity_of
 from tests.pipeline.test_support import calibration
-from tests.pipeline.toy_spine import FIRST_DISC, LEVEL_ROWS, discs_mm, toy_spine
+from tests.pipeline.toy_spine import DISCS, FIRST_DISC, LEVEL_ROWS, discs_mm, toy_spine
 
 NAMES = ("C2/3", "C3/4", "C4/5", "C5/6", "C6/7", "C7/T1", "T1/2")
 
@@ -208,15 +209,8 @@ def test_faint_csf_is_hatched_named_in_every_series_and_on_record(
     model: Model, prepared: Prepared, order: Order, headers: list[Dataset]
 ) -> None:
     known = dataclasses.replace(model, calibration=calibration())
-    result = synthesize(prepared.stack, known, samples=2)
-    assert result.support is not None
-    truth = toy_spine().pair
     row = FIRST_DISC + 3 * LEVEL_ROWS  # of C5/6
-    t2 = truth.t2.copy()
-    t2[:, row - 6 : row + 6][truth.labels[:, row - 6 : row + 6] == Tissue.CSF] = 0.5
-    support = dataclasses.replace(result.support, unsupported=np.zeros(t2.shape, dtype=np.bool_))
-    images = {Contrast.T2: t2, Contrast.STIR: truth.stir}
-    drawn = dataclasses.replace(result, images=images, support=support)
+    drawn = faded(known, prepared, {row: 0.5})
     made = judged(drawn, prepared, known)
     (narrowed,) = made.facts["narrowed"]
     assert narrowed["near"] == "C5/6"
@@ -230,6 +224,33 @@ def test_faint_csf_is_hatched_named_in_every_series_and_on_record(
     unnamed = judged(drawn, dataclasses.replace(prepared, measurements=unsure), known)
     assert [one["near"] for one in unnamed.facts["narrowed"]] == [""]
     assert NARROWED in unnamed.foot_notes
+
+
+def test_of_many_faint_stretches_the_margin_names_the_faintest(
+    model: Model, prepared: Prepared
+) -> None:
+    known = dataclasses.replace(model, calibration=calibration())
+    signal = {"C2/3": 0.7, "C4/5": 0.6, "C6/7": 0.2, "T1/2": 0.4}
+    rows = {name: FIRST_DISC + DISCS.index(name) * LEVEL_ROWS for name in signal}
+    drawn = faded(known, prepared, {rows[name]: csf for name, csf in signal.items()})
+    made = judged(drawn, prepared, known)
+    assert f"{NARROWED}, MOST AT C6/7, T1/2 (+2)" in made.foot_notes
+    # The record and the warnings go from head to foot.
+    assert [one["near"] for one in made.facts["narrowed"]] == list(signal)
+
+
+def faded(model: Model, prepared: Prepared, csf: Mapping[int, float]) -> Synthesis:
+    """The toy's truth, supported throughout, with other CSF around some rows."""
+    result = synthesize(prepared.stack, model, samples=2)
+    assert result.support is not None
+    truth = toy_spine().pair
+    t2 = truth.t2.copy()
+    for row, signal in csf.items():
+        around = slice(row - 6, row + 6)
+        t2[:, around][truth.labels[:, around] == Tissue.CSF] = signal
+    support = dataclasses.replace(result.support, unsupported=np.zeros(t2.shape, dtype=np.bool_))
+    images = {Contrast.T2: t2, Contrast.STIR: truth.stir}
+    return dataclasses.replace(result, images=images, support=support)
 
 
 def test_where_no_area_can_be_looked_for_the_record_does_not_say_that_there_is_none(
