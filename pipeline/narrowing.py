@@ -31,14 +31,20 @@ FAINT_CSF: Final = 0.8
 GAP_MM, LEAST_MM = 3.0, 2.0
 """Stretches that are so near to each other are one; shorter ones are noise."""
 
+NAMED_MM = 12.0
+"""A stretch that is farther above or below all discs does not get the name of one. Half a vertebra
+with its disc is 10 mm at most."""
+
+ABOVE, BELOW = "above", "below"
+
 
 @dataclass(frozen=True)
 class Narrowing:
     """A stretch of the canal with faint CSF.
 
     Args:
-        near: The discs nearest to its ends, such as ``"C5/6"`` or ``"C5/6 to T1/2"``; empty when
-            no name can be trusted.
+        near: The discs nearest to its ends, such as ``"C5/6"`` or ``"C5/6 to T1/2"``; beyond all
+            of them ``"above C2/3"`` or ``"below T1/2"``; empty when no name can be trusted.
         length_mm: Along the canal.
         csf: Lowest mean peak of both columns in it, CSF = 1.
     """
@@ -50,6 +56,8 @@ class Narrowing:
     def sentence(self) -> str:
         """For those who read the result."""
         where = f"near {self.near}" if self.near else "in the canal"
+        if self.near.startswith((ABOVE, BELOW)):
+            where = self.near
         return (
             f"faint CSF {where}, over {self.length_mm:.0f} mm: {self.csf:.2f} of its usual signal,"
             f" expected at least {FAINT_CSF:g}. The canal may be narrowed or filled there. Look at"
@@ -117,15 +125,24 @@ def find_narrowings(
 
 
 def _narrowing(part: slice, rows: CanalRows, discs: Mapping[str, int]) -> Narrowing:
-    ends = [
-        min(discs, key=lambda name: abs(discs[name] - end), default="")
-        for end in (part.start, part.stop - 1)
-    ]
     return Narrowing(
-        near=" to ".join(dict.fromkeys(ends)),
+        near=_place(part.start, part.stop - 1, discs),
         length_mm=(part.stop - part.start) * STEP_MM,
         csf=float(rows.csf[part].min()),
     )
+
+
+def _place(first: int, last: int, discs: Mapping[str, int]) -> str:
+    """Where the points from first to last lie, by the points of the discs."""
+    if not discs:
+        return ""
+    highest, lowest = min(discs, key=discs.__getitem__), max(discs, key=discs.__getitem__)
+    if (discs[highest] - last) * STEP_MM > NAMED_MM:
+        return f"{ABOVE} {highest}"
+    if (first - discs[lowest]) * STEP_MM > NAMED_MM:
+        return f"{BELOW} {lowest}"
+    ends = [min(discs, key=lambda name: abs(discs[name] - end)) for end in (first, last)]
+    return " to ".join(dict.fromkeys(ends))
 
 
 def _nearest(course: Course, point_mm: Float64) -> int:

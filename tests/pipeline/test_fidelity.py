@@ -210,10 +210,12 @@ def test_a_doubtful_canal_is_a_warning_with_value_limit_and_remedy() -> None:
 def test_stretches_of_faint_csf_are_named_as_far_as_the_margin_holds_them() -> None:
     found = measured(synthesis(doubt=0.3), reference())
     long = ("C2/3 to C3/4", "C4/5 to C5/6", "C7/T1")
+    beyond = ("above C2/3", "C2/3 to C7/T1", "below T1/2")
     for narrowed, said in (
         ((), NARROWED),
         (("",), NARROWED),
         (("C5/6",), f"{NARROWED}, MOST AT C5/6"),
+        (beyond, f"{NARROWED}, MOST AT above C2/3, C2/3 to C7/T1 (+1)"),
         (long, f"{NARROWED}, MOST AT C2/3 to C3/4, C4/5 to C5/6 (+1)"),
     ):
         notes = foot_notes(found, narrowed=narrowed)

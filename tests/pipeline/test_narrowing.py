@@ -57,6 +57,28 @@ def test_faint_csf_is_found_where_it_is_and_named_after_the_nearest_disc(one_sid
     assert abs(rows.max() - (ROW + 5)) <= 2
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "kept", "near"),
+    [
+        (20, 28, slice(2, None), "above C4/5"),
+        (56, 64, slice(2, None), "C4/5"),
+        (20, 64, slice(2, None), "C4/5"),
+        (118, 126, slice(0, 4), "below C5/6"),
+        (93, 126, slice(0, 4), "C5/6"),
+        (20, 126, slice(2, 4), "C4/5 to C5/6"),
+    ],
+)
+def test_a_stretch_beyond_the_discs_does_not_get_their_name(
+    first: int, last: int, kept: slice, near: str
+) -> None:
+    """C4/5 is on row 70, C5/6 on row 90; 12 mm are 16 rows."""
+    known = dict(list(LEVELS.items())[kept])
+    (found,) = find_narrowings(faded(first, last, 0.2), TOY.course, known)
+    assert found.near == near
+    said = near if near.startswith(("above", "below")) else f"near {near}"
+    assert found.sentence().startswith(f"faint CSF {said}, over")
+
+
 def test_bright_csf_and_single_rows_are_nothing() -> None:
     assert find_narrowings(TOY.pair.t2, TOY.course, LEVELS) == ()
     assert find_narrowings(faded(ROW, ROW + 1, 0.5), TOY.course, LEVELS) == ()
