@@ -33,7 +33,8 @@ class LossyHistory:
     """How the pixels were compressed with loss, oldest first (PS3.3 C.7.6.1.1.5).
 
     Args:
-        ratios: Lossy Image Compression Ratio (0028,2112); the largest over the slices.
+        ratios: Lossy Image Compression Ratio (0028,2112); the largest over the slices. Empty when
+            none is readable.
         methods: Lossy Image Compression Method (0028,2114), such as ``"ISO_15444_1"``.
     """
 
@@ -249,14 +250,15 @@ def _geometry(
     x, y, z = _numbers(position, "ImagePositionPatient", 3)
     cosines = _numbers(orientation, "ImageOrientationPatient", 6)
     between_rows, between_columns = _numbers(measures, "PixelSpacing", 2)
-    thickness = measures.get("SliceThickness")
+    # Optional, and written as "1,25" by some: what cannot be read is as good as absent.
+    thickness_mm = optional_numbers(measures, "SliceThickness")
     return SliceGeometry(
         position_mm=(x, y, z),
         orientation=(cosines[0], cosines[1], cosines[2], cosines[3], cosines[4], cosines[5]),
         pixel_mm=(between_rows, between_columns),
         shape=(int(_number(header, "Rows")), int(_number(header, "Columns"))),
         frame_of_reference_uid=str(header.get("FrameOfReferenceUID") or ""),
-        thickness_mm=float(thickness) if thickness not in (None, "") else None,
+        thickness_mm=thickness_mm[0] if len(thickness_mm) == 1 else None,
     )
 
 
@@ -266,14 +268,26 @@ def _number(item: Dataset, keyword: str) -> float:
 
 def _numbers(item: Dataset, keyword: str, count: int) -> list[float]:
     """The `count` values of an attribute as floats, or `Corrupt`."""
-    try:
-        value: Any = item.get(keyword)
-        values = [float(one) for one in np.atleast_1d(value)]  # a `None` fails here too
-    except (TypeError, ValueError):
-        values = []
+    values = _readable(item, keyword)
     if len(values) != count:
         raise _corrupt("slices.geometry", f"{keyword} absent or unreadable", f"{count} value(s)")
     return values
+
+
+def optional_numbers(item: Dataset, keyword: str) -> list[float]:
+    """The values of an attribute that a CT may lack; none when one of them is unreadable."""
+    values = _readable(item, keyword)
+    return values if np.isfinite(values).all() else []
+
+
+def _readable(item: Dataset, keyword: str) -> list[float]:
+    """The values of an attribute as floats; none when it is absent or one is no number."""
+    try:
+        # pydicom decodes only here; a `None` fails too
+        value: Any = item.get(keyword)
+        return [float(one) for one in np.atleast_1d(value)]
+    except (TypeError, ValueError):
+        return []
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -292,7 +306,6 @@ def _is_lossy(header: Dataset) -> bool:
 
 
 def _history(header: Dataset) -> LossyHistory:
-    ratios = header.get("LossyImageCompressionRatio")
+    ratios = optional_numbers(header, "LossyImageCompressionRatio")
     methods = _texts(header.get("LossyImageCompressionMethod"))
-    values = () if ratios in (None, "") else tuple(float(one) for one in np.atleast_1d(ratios))
-    return LossyHistory(values, methods)
+    return LossyHistory(tuple(ratios), methods)

@@ -52,7 +52,7 @@ class SliceGeometry:
         pixel_mm: Pixel Spacing in DICOM's order: between rows, then between columns.
         shape: Rows, Columns.
         frame_of_reference_uid: (0020,0052); empty when absent.
-        thickness_mm: Slice Thickness; `None` when absent.
+        thickness_mm: Slice Thickness; `None` when absent or unreadable.
 
     Raises:
         Corrupt: When a value is not finite, a spacing not positive, or the orientation no

@@ -19,7 +19,14 @@ from pydicom.uid import UID
 
 from pipeline.errors import Corrupt, Declined
 from pipeline.geometry import Float32, Volume
-from pipeline.headers import Frame, LossyHistory, Rescale, frames, lossy_history
+from pipeline.headers import (
+    Frame,
+    LossyHistory,
+    Rescale,
+    frames,
+    lossy_history,
+    optional_numbers,
+)
 from pipeline.slices import arrange
 
 # Air is -1000 HU; what lies below -1024 is padding or reconstruction noise.
@@ -154,11 +161,11 @@ def _check_codestream(ds: Dataset, syntax: UID, index: int) -> None:
 
 def _padding_range(ds: Dataset) -> tuple[int, int] | None:
     """Lowest and highest stored value that mean "no data" (PS3.3 C.7.5.1.1.2)."""
-    value = ds.get("PixelPaddingValue")
-    if value is None or not str(value):
+    values = optional_numbers(ds, "PixelPaddingValue")
+    if not values:
         return None
-    limit = ds.get("PixelPaddingRangeLimit")
-    ends = [int(value), int(value if limit is None else limit)]
+    limits = optional_numbers(ds, "PixelPaddingRangeLimit") or values
+    ends = [int(values[0]), int(limits[0])]
     if ds.get("PixelRepresentation", 0) == 1:
         # Written as US by some, read as SS by the standard.
         ends = [end - 65536 if end > 32767 else end for end in ends]

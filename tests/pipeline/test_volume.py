@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from pydicom.tag import Tag
 from pydicom.uid import (
     JPEG2000,
     DeflatedExplicitVRLittleEndian,
@@ -26,7 +28,7 @@ from pydicom.uid import (
 )
 
 from pipeline.errors import Corrupt, Declined
-from pipeline.headers import LossyHistory, check_headers
+from pipeline.headers import LossyHistory, check_headers, frames
 from pipeline.volume import CTSeries, read_series
 from tests.pipeline.ct_datasets import Scan, classic, enhanced, sent, tilted_orientation, written
 
@@ -288,6 +290,45 @@ def test_eight_millimeter_slices_are_declined_with_their_size() -> None:
     error = declined(classic(Scan(slices=30, step_mm=8.0)))
     assert error.code == "slices.coarse"
     assert "8.00 mm" in error.found
+
+
+def put(datasets: Sequence[Dataset], keyword: str, vr: str, value: bytes) -> None:
+    """The bytes of one attribute as some device writes them."""
+    tag = Tag(keyword)
+    for ds in datasets:
+        ds[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+
+
+@pytest.mark.parametrize("value", [b"1,25", b"1.0mm ", rb"1\1 ", b"inf ", b"  "])
+def test_an_unreadable_thickness_is_none(value: bytes) -> None:
+    slices, frames_at_once = classic(SCAN), enhanced(SCAN)
+    put(slices, "SliceThickness", "DS", value)
+    shared = frames_at_once.SharedFunctionalGroupsSequence[0]
+    put(shared.PixelMeasuresSequence, "SliceThickness", "DS", value)
+    for datasets in ([sent(ds) for ds in slices], [sent(frames_at_once)]):
+        assert {one.geometry.thickness_mm for one in frames(datasets)} == {None}
+        assert np.array_equal(read_series(datasets).volume.values, SCAN.hu)
+
+
+def test_an_unreadable_ratio_is_dropped_and_lossy_stays_lossy() -> None:
+    datasets = classic(SCAN)
+    for ds in datasets:
+        ds.LossyImageCompression = "01"
+        ds.LossyImageCompressionMethod = "ISO_15444_1"
+    put(datasets, "LossyImageCompressionRatio", "DS", b"10:1")
+    series = read_series([sent(ds) for ds in datasets])
+    assert series.lossy == LossyHistory((), ("ISO_15444_1",))
+
+
+@pytest.mark.parametrize(("padding", "hu"), [((40, 5), -1024), ((), -984)])
+def test_of_several_padding_values_the_first_counts(padding: tuple[int, ...], hu: float) -> None:
+    datasets = classic(SCAN)
+    for ds in datasets:
+        stored = np.frombuffer(ds.PixelData, "<i2").copy()
+        stored[:5] = 40
+        ds.PixelData = stored.tobytes()
+    put(datasets, "PixelPaddingValue", "SS", np.array(padding, "<i2").tobytes())
+    assert (read_series([sent(ds) for ds in datasets]).volume.values[:, 0, :5] == hu).all()
 
 
 CORRUPT = {
