@@ -30,7 +30,7 @@ AGREEMENT_MM = 1.0
 
 
 def largest_jump(ct: Volume, point_mm: Float64) -> tuple[float, float]:
-    """The largest sideways step of the whole neck between neighboring slices, mm, and its LPS z.
+    """The largest sideways step of the whole neck between neighboring slices, mm, and where: LPS z.
 
     Phase correlation of each slice with the next, less the median over the slices around. Only
     steps within the slices are seen: a slow drift, or a nod along the table, is not.
@@ -54,7 +54,9 @@ def largest_jump(ct: Volume, point_mm: Float64) -> tuple[float, float]:
         around = part.values[low : first + int(number) + STEADY_SLICES // 2 + 2]
         rest_mm = _jumps_mm(around, part.grid.spacing_mm, weight)[first + int(number) - low]
         if np.linalg.norm(rest_mm - spine_mm[number]) <= AGREEMENT_MM:
-            at = part.grid.to_mm(np.array([first + number + 0.5, 0, 0]))
+            # In the canal: under a tilted gantry the slice is elsewhere at its edge.
+            row, column = (np.array(narrow.grid.shape[1:]) - 1) / 2
+            at = narrow.grid.to_mm(np.array([number + 0.5, row, column]))
             return float(sizes[number]), float(at[2])
     return 0.0, float(point_mm[0, 2])
 
