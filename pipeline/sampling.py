@@ -80,7 +80,11 @@ def upright(volume: Volume, spacing_mm: float) -> Volume:
     rotation are resolved by the affine. Averages to about half the new spacing first, so that
     sampling does not alias.
     """
-    factors = [max(1, int(0.75 * spacing_mm / own)) for own in volume.grid.spacing_mm]
+    # A volume thinner than the new spacing becomes one block: the gate then finds no neck in it.
+    factors = [
+        max(1, min(size, int(0.75 * spacing_mm / own)))
+        for size, own in zip(volume.grid.shape, volume.grid.spacing_mm, strict=True)
+    ]
     source = average_blocks(volume, (factors[0], factors[1], factors[2]))
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(source.grid.shape) - 1)
     corners_mm = source.grid.to_mm(corners)

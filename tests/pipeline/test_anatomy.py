@@ -217,15 +217,22 @@ def test_phantoms_of_other_regions_are_declined(region: str) -> None:
     }
 
 
-def _water(shape: tuple[int, int, int], hu: float) -> Volume:
+def _water(shape: tuple[int, int, int], hu: float, slice_mm: float = 2.0) -> Volume:
     values = np.full(shape, -1000.0, dtype=np.float32)
     values[:, 10:-10, 10:-10] = hu
-    grid = Grid.from_steps(shape, np.zeros(3), np.array([[0, 0, 2.0], [0, 1.0, 0], [1.0, 0, 0]]))
+    steps_mm = np.array([[0, 0, slice_mm], [0, 1.0, 0], [1.0, 0, 0]])
+    grid = Grid.from_steps(shape, np.zeros(3), steps_mm)
     return Volume(values, grid, "1.2.3")
 
 
 def test_a_water_phantom_has_no_canal() -> None:
     assert declined(_water((60, 120, 120), 40.0)).code == "canal.absent"
+
+
+@pytest.mark.parametrize("slices", [1, 2, 20])
+def test_a_few_hair_thin_slices_have_no_canal(slices: int) -> None:
+    """Together thinner than one slice of the search."""
+    assert declined(_water((slices, 120, 120), 40.0, slice_mm=0.02)).code == "canal.absent"
 
 
 def test_air_alone_has_no_soft_tissue() -> None:
