@@ -269,6 +269,8 @@ class Run:
         self.device_rng = Generator(config.device).manual_seed(config.seed)
         if config.checkpoint.exists():
             self._load()
+        if config.losses.exists():
+            self._forget_losses()
 
     @property
     def share(self) -> float:
@@ -370,7 +372,7 @@ class Run:
         partial.replace(self.config.checkpoint)
 
     def _load(self) -> None:
-        """Go on from the checkpoint; losses logged after it are forgotten, they come again."""
+        """Go on from the checkpoint."""
         state: dict[str, Any] = torch.load(
             self.config.checkpoint, map_location="cpu", weights_only=True
         )
@@ -386,10 +388,14 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.rng.set_state(state["rng"])
         self.device_rng.set_state(state["device_rng"])
-        if self.config.losses.exists():
-            lines = self.config.losses.read_text().splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= self.step]
-            self.config.losses.write_text("".join(f"{line}\n" for line in kept))
+
+    def _forget_losses(self) -> None:
+        """Drop what was logged after the checkpoint: it comes again. Replaced as the checkpoint."""
+        lines = self.config.losses.read_text().splitlines()
+        kept = [line for line in lines if _step_of(line) <= self.step]
+        partial = self.config.losses.with_suffix(".partial")
+        partial.write_text("".join(f"{line}\n" for line in kept))
+        partial.replace(self.config.losses)
 
     def export(self) -> None:
         """Write the averaged weights as a model folder, half precision, and a picture to look at.
@@ -426,6 +432,14 @@ class Run:
         )
         pipeline.to(self.config.device)
         return pipeline
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of losses; infinite for one that a kill cut off."""
+    try:
+        return float(json.loads(line)["step"])
+    except json.JSONDecodeError:
+        return math.inf
 
 
 @contextlib.contextmanager

@@ -321,6 +321,47 @@ def test_a_save_that_dies_leaves_the_old_checkpoint(
     assert Run(config(tmp_path, pool_dir)).step == 7
 
 
+def logged(folder: Path, *steps: int, torn: str = "") -> Path:
+    """The losses on disk of a run that was killed while it wrote."""
+    losses = folder / "losses.jsonl"
+    losses.write_text("".join(f'{{"step": {step}}}\n' for step in steps) + torn)
+    return losses
+
+
+def test_a_line_of_losses_that_a_kill_cut_off_is_forgotten(tmp_path: Path, pool_dir: Path) -> None:
+    losses = logged(tmp_path, 25, 50, torn='{"step": 7')
+    Run(config(tmp_path, pool_dir))
+    assert losses.read_text() == ""  # without a checkpoint it begins anew
+    run = Run(config(tmp_path, pool_dir))
+    run.step = 30
+    run.save()
+    logged(tmp_path, 25, 50, torn='{"step": 7')
+    Run(config(tmp_path, pool_dir))
+    assert losses.read_text() == '{"step": 25}\n'
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "losses.jsonl"}
+
+
+def test_a_resumption_that_dies_keeps_the_losses(
+    tmp_path: Path, pool_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(config(tmp_path, pool_dir))
+    run.step = 25
+    run.save()
+    losses = logged(tmp_path, 25, 50)
+
+    def half(path: Path, text: str) -> None:
+        path.write_bytes(text[:5].encode())
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", half)
+        with pytest.raises(OSError, match="no space"):
+            Run(config(tmp_path, pool_dir))
+    assert losses.read_text() == '{"step": 25}\n{"step": 50}\n'
+    Run(config(tmp_path, pool_dir))
+    assert losses.read_text() == '{"step": 25}\n'
+
+
 def test_evaluation_knows_a_perfect_method_from_a_lookup_table() -> None:
     pairs = [fake_pair(seed) for seed in range(3)]
     lookup = evaluate(lookup_method(pairs), pairs)
