@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -135,9 +136,7 @@ class LoraTraining:
         rows = self.embeddings.detach()
         embeddings = {name: row.clone() for name, row in zip(names, rows, strict=True)}
         for name, state in ((LORA_FILE, state_of(self.unet)), (CONTRASTS_FILE, embeddings)):
-            partial = self.folder / f"{name}.partial"
-            save_file(state, partial)
-            partial.replace(self.folder / name)
+            _whole(self.folder / name, partial(save_file, state))
 
 
 def prepare(base: Path, folder: Path, seed: int) -> None:
@@ -166,7 +165,7 @@ def prepare(base: Path, folder: Path, seed: int) -> None:
     # the embeddings come last: a folder that has them is whole
     for name in (LORA_FILE, CONTRASTS_FILE):
         if (base / name).is_file():
-            shutil.copyfile(base / name, folder / name)
+            _whole(folder / name, partial(shutil.copyfile, base / name))
     if (folder / CONTRASTS_FILE).is_file():
         return
     generator = Generator().manual_seed(seed)
@@ -174,7 +173,14 @@ def prepare(base: Path, folder: Path, seed: int) -> None:
     names = (*map(str, ALL_CONTRASTS), NO_PROMPT)
     # unit variance, as the layer norm at the end of the text encoder leaves it
     drawn = {name: torch.randn(shape, generator=generator) for name in names}
-    save_file(drawn, folder / CONTRASTS_FILE)
+    _whole(folder / CONTRASTS_FILE, partial(save_file, drawn))
+
+
+def _whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file so that it is there whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.partial")
+    write(unfinished)
+    unfinished.replace(path)
 
 
 def _widened(unet: UNet2DConditionModel, latent_channels: int) -> UNet2DConditionModel:

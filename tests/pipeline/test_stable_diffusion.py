@@ -103,6 +103,26 @@ def test_a_run_goes_from_pairs_to_a_folder_that_loads(tmp_path: Path) -> None:
     assert not (base / LORA_FILE).exists()
 
 
+@pytest.mark.parametrize("with_contrasts", [False, True])
+def test_a_folder_has_its_embeddings_whole_or_not_at_all(
+    with_contrasts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn, or copied from the base; whoever finds them takes the folder for whole."""
+    base = save_tiny_stable_diffusion(tmp_path / "base", with_contrasts=with_contrasts)
+
+    def half(_: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.training.lora.save_file", half)
+        patch.setattr("pipeline.training.lora.shutil.copyfile", half)
+        with pytest.raises(OSError, match="no space"):
+            prepare(base, tmp_path / "out", seed=0)
+    prepare(base, tmp_path / "out", seed=0)
+    assert load(tmp_path / "out").name == "base"
+
+
 def test_before_it_learns_a_lora_changes_nothing(tmp_path: Path) -> None:
     _, unet, _ = load_parts(save_tiny_stable_diffusion(tmp_path))
     inputs, prompts = torch.ones((1, 8, 8, 8)), torch.ones((1, 5, CROSS))
