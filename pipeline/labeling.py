@@ -9,7 +9,7 @@ From the edge inwards, the margin holds
 - the banner with the kind of series, which reads at full size;
 - a strip in which each slice holds one stroke of the letters ``AI``: bars in the slice itself,
   upright letters in every axial cut (at both sides) and coronal cut (above and below);
-- below the anatomy, three lines for what the CT does not support, and for a warning.
+- below the anatomy, four lines for what the CT does not support, and for a warning.
 
 Arrays are ``(slice, row, column)``, slices as `pipeline.reformat` orders them: column to
 posterior, row to the feet, slice to the patient's right.

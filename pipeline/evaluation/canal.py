@@ -42,9 +42,11 @@ class CanalScore:
             measurement itself is off.
         ap_measured: Share of level measurements that could be made in the pseudo-T2; the others
             count in no error.
-        cord_error_mm: Mean absolute, where the CT shows the cord and where not.
+        cord_error_mm: Mean absolute, where the CT shows the cord and where not; over the rows in
+            which the pseudo-T2 shows cord in CSF.
         cord_error_p95_mm: 95th percentile of the same.
-        middle_error_mm: Of guessing the middle of the canal instead, for comparison.
+        middle_error_mm: Of guessing the middle of the canal instead, for comparison; over all rows
+            with a cord, as one can guess in all of them.
         resolved: Share of rows with cord in CSF, of those where the true T2 shows it, by the same
             split. What is drawn in the others is `pipeline.evaluation.effaced`.
         resolved_truth: Share of all rows in the true T2.

@@ -195,9 +195,9 @@ def _canal_note() -> str:
         " difference to the phantom's bony diameter; *AP, true T2*: the same measurement on the"
         " true T2, so what the measurement itself is off; *AP, added*: pseudo-T2 against true T2,"
         " so what the model adds. *Cord*: mean absolute error of its center where rows show cord"
-        " in CSF; *middle*: guessing the middle of the canal. *resolved*: rows that show cord in"
-        " CSF, of those where the true T2 shows it. The CT shows the cord when it is at"
-        " least 15 HU above CSF; all CTs have 10 HU of noise."
+        " in CSF; *middle*: guessing the middle of the canal, in all rows with a cord. *resolved*:"
+        " rows that show cord in CSF, of those where the true T2 shows it. The CT shows the cord"
+        " when it is at least 15 HU above CSF; all CTs have 10 HU of noise."
     )
 
 
