@@ -130,13 +130,14 @@ def _half_maximum_mm(profile: Float32) -> float:
     first = int(is_bone.argmax())
     if first == 0:
         return float("nan")
-    at = first + int(profile[first : first + round(CORTEX_MM / RAY_STEP_MM) + 1].argmax())
-    half = (float(profile[at]) + float(np.median(profile[: max(1, first // 2)]))) / 2
-    # Backwards from the peak: noise in the canal, too, rises above half of a thin wall. There is
-    # such a place, for the canal's median is below half.
-    inner = int(np.flatnonzero(profile[:at] < half)[-1])
-    before, after = float(profile[inner]), float(profile[inner + 1])
-    return (inner + (half - before) / (after - before)) * RAY_STEP_MM
+    peak = float(profile[first : first + round(CORTEX_MM / RAY_STEP_MM) + 1].max())
+    half = (peak + float(np.median(profile[: max(1, first // 2)]))) / 2
+    # Half of a thin wall is less than bone, and noise in the canal reaches it: only what rises to
+    # the bone without a break is wall. Before it there is a place below half, as the median is.
+    inner = int(np.flatnonzero(profile[:first] < half)[-1])
+    rising = inner + 1 + int((profile[inner + 1 :] >= half).argmax())
+    before, after = float(profile[rising - 1]), float(profile[rising])
+    return (rising - 1 + (half - before) / (after - before)) * RAY_STEP_MM
 
 
 def _streaks(search: Volume, near: SpinalCurve) -> str:

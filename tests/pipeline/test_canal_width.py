@@ -50,9 +50,15 @@ def ray(*hu: float) -> Float32:
     return np.array(hu, dtype=np.float32)
 
 
-def test_the_wall_begins_where_the_ray_last_rises_before_its_peak() -> None:
+def test_the_wall_begins_where_the_ray_rises_to_its_first_bone() -> None:
     """A thin wall's half is below what counts as bone, and noise in the canal reaches it."""
     assert _half_maximum_mm(ray(0, 0, 200, 0, 0, 0, 0, 0, 300, 100)) == 7.5 * RAY_STEP_MM
+
+
+def test_marrow_between_two_layers_of_bone_is_wall() -> None:
+    """As in C7 of the real neck, whose rays are brightest behind the marrow."""
+    found_mm = _half_maximum_mm(ray(0, 0, 0, 0, 250, 100, 300, 100))
+    assert found_mm == pytest.approx(3.6 * RAY_STEP_MM)
 
 
 def test_a_ray_may_begin_in_noise() -> None:
