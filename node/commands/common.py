@@ -72,13 +72,16 @@ def open_node(config: Path | None) -> tuple[Settings, Ledger, Archive]:
     """Ledger and archive of the node that these settings name.
 
     Raises:
-        Refuse: When no node has run there; nothing is created.
+        Refuse: When no node has run there, or its folder is not mounted; nothing is created.
     """
     settings = settings_of(config)
-    if not settings.node.database_url and not (settings.node.data_folder / "node.sqlite").exists():
+    folder, is_shared = settings.node.data_folder, bool(settings.node.database_url)
+    # An archive that a command made would be taken for the mounted one at the next start.
+    if not (folder / ("archive" if is_shared else "node.sqlite")).exists():
         raise Refuse(
-            f"expected the data folder of a node, found none at {settings.node.data_folder}; start"
-            " one with `pseudomri serve`, or name its settings with --config"
+            f"expected the data folder of a node, found none at {folder}; start one with"
+            " `pseudomri serve`, or name its settings with --config"
+            + (". Is the shared folder mounted?" if is_shared else "")
         )
     ledger, archive = open_parts(settings, "command")
     return settings, ledger, archive

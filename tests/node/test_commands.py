@@ -233,6 +233,7 @@ def test_no_error_of_the_settings_quotes_a_secret(tmp_path: Path, text: str) -> 
 def test_a_database_that_is_away_is_named_without_its_password(
     tmp_path: Path, url: str, expected: str
 ) -> None:
+    (tmp_path / "archive").mkdir()
     site = tmp_path / "site.toml"
     site.write_text(f'[node]\ndatabase_url = "{url}"\ndata_folder = "{tmp_path}"\n')
     done = pseudomri("status", "--config", site)

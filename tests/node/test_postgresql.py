@@ -16,7 +16,8 @@ from sqlalchemy import make_url
 from node.app import prepare
 from node.audit import Kind, verify
 from node.clock import utc_now
-from node.errors import Retry, Stop
+from node.commands.common import open_node
+from node.errors import Refuse, Retry, Stop
 from node.ledger import Ledger, database, migrate, open_ledger, patience
 from tests.node.journeys import open_parts, put_ct_on_record, settings_for
 from tests.node.samples import SERIES_UID
@@ -183,12 +184,18 @@ def test_a_shared_folder_that_is_not_mounted_is_told_from_a_new_one(
     put_ct_on_record(ledger, archive)
     ledger.close()
     (tmp_path / "data").rename(tmp_path / "elsewhere")
+    site = tmp_path / "site.toml"
+    site.write_text(f'[node]\ndatabase_url = "{url}"\ndata_folder = "{tmp_path / "data"}"\n')
+    with pytest.raises(Refuse, match="Is the shared folder mounted"):
+        open_node(site)
     with pytest.raises(Retry, match="Is the shared folder mounted"):
         prepare(settings)
     assert list((tmp_path / "data").iterdir()) == []
     (tmp_path / "data").rmdir()
     (tmp_path / "elsewhere").rename(tmp_path / "data")
     prepare(settings)
+    _, ledger, _ = open_node(site)
+    ledger.close()
 
 
 def test_what_a_site_says_of_its_database_stands() -> None:
