@@ -343,10 +343,13 @@ def _look_after_series(settings: Settings, ledger: Ledger, archive: Archive, tur
         completion.run_once(utc_now())
         dispatcher.run_once()
 
+    def warn() -> None:
+        tls.warn_of_expiry(settings.tls, settings.delivery.web_destinations, utc_now())
+
     try:
         announced = AnnouncedSeries(settings, *open_parts(settings, PROCESS), utc_now)
         turns.beside(announced.run_once, FETCH_S, "announced")
-        turns.beside(lambda: tls.warn_of_expiry(settings.tls, utc_now()), DAY_S, "certificates")
+        turns.beside(warn, DAY_S, "certificates")
         turns.repeat(turn, settings.completion.poll_s)
     finally:
         dispatcher.close()

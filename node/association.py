@@ -77,6 +77,7 @@ def associate(
 
     Raises:
         Unreachable: When there is no association.
+        Retry: When our certificate files cannot be used now.
         Rejected: When the peer rejects us for good or accepts no context at all.
     """
     ae = AE(ae_title=calling_ae)

@@ -24,7 +24,7 @@ from node import tls
 from node.association import Rejected, Unreachable
 from node.clock import utc_now
 from node.deliver import Answer, OutgoingInstance
-from node.errors import Refuse
+from node.errors import Retry
 from node.status import PROCESSING_FAILURE, SUCCESS
 
 # dicomweb-client builds a request in memory, and common archives take at most 16 to 64 MB.
@@ -64,7 +64,7 @@ def send(
     Raises:
         Unreachable: When there is no answer or one that may be another later.
         Rejected: When the archive refuses us or the request; by its HTTP status alone.
-        Refuse: When the token or our certificate cannot be read.
+        Retry: When the token or our certificate cannot be used now.
     """
     if not instances:
         return
@@ -125,11 +125,9 @@ def _token(path: Path) -> str:
         token = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no ASCII"
-        raise Refuse(
-            f"token_file: expected a file with a bearer token, {path}: {reason}"
-        ) from error
+        raise Retry(f"token_file: expected a file with a bearer token, {path}: {reason}") from error
     if not token or not token.isprintable() or " " in token:
-        raise Refuse(f"token_file: expected one bearer token in {path}, found none or other text")
+        raise Retry(f"token_file: expected one bearer token in {path}, found none or other text")
     return token
 
 

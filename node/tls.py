@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPub
 
 from config.settings import TlsSettings, WebDestination
 from node.clock import Clock
-from node.errors import Refuse, Stop
+from node.errors import Retry, Stop
 
 log = structlog.get_logger(__name__)
 
@@ -213,14 +213,14 @@ def client_context(settings: TlsSettings, checks_name: bool, now: datetime) -> C
         now: The present moment, UTC.
 
     Raises:
-        Refuse: As `server_context`, but only this peer cannot be called.
+        Retry: As `server_context`; whoever calls can wait until somebody has mended the file.
     """
     context = ClientContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = checks_name
     try:
         _prepare(context, settings, now)
     except Stop as error:
-        raise Refuse(str(error)) from error
+        raise Retry(str(error)) from error
     return context
 
 
@@ -231,55 +231,71 @@ def web_context(
 
     Args:
         settings: Profile, and the files of our certificate.
-        destination: Whether that is shown to it, and the revocation lists it has to pass.
+        destination: Whether that is shown to it, the CAs of its certificate, which are only looked
+            at, and the revocation lists it has to pass.
         now: The present moment, UTC.
 
     Raises:
-        Refuse: When a file is wrong.
+        Retry: When a file is wrong; see `client_context`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _harden(context, settings)
     try:
         if destination.client_certificate:
             _show_certificate(context, settings, now)
-        if destination.crl_file is not None and destination.ca_file is not None:
-            authorities = _certificates(f"{destination.name}: ca_file", destination.ca_file)
-            setting = f"{destination.name}: crl_file"
-            _heed_revocation(context, setting, destination.crl_file, authorities, now)
+        if destination.ca_file is not None:
+            setting = _key(destination, "ca_file")
+            _check_validity(setting, destination.ca_file, now)
+            if destination.crl_file is not None:
+                authorities = _certificates(setting, destination.ca_file)
+                lists = _key(destination, "crl_file")
+                _heed_revocation(context, lists, destination.crl_file, authorities, now)
     except Stop as error:
-        raise Refuse(str(error)) from error
+        raise Retry(str(error)) from error
     return context
 
 
-def expiries(settings: TlsSettings, now: datetime) -> tuple[Expiry, ...]:
+def expiries(
+    settings: TlsSettings, destinations: Iterable[WebDestination], now: datetime
+) -> tuple[Expiry, ...]:
     """Each configured certificate and revocation list with its end, the nearest end first.
+
+    Args:
+        settings: Our files.
+        destinations: Those with CAs and revocation lists of their own.
+        now: The present moment, UTC.
 
     Raises:
         Stop: When a file cannot be read.
     """
-    limit_days = settings.warn_before_expiry_days
+    own, limit_days = "tls.certificate_file", settings.warn_before_expiry_days
+    files = [(own, settings.certificate_file), ("tls.ca_file", settings.ca_file)]
+    lists = [("tls.crl_file", settings.crl_file)]
+    for one in destinations:
+        files.append((_key(one, "ca_file"), one.ca_file))
+        lists.append((_key(one, "crl_file"), one.crl_file))
     found = [
         _expiry(setting, certificate.not_valid_after_utc, now, limit_days)
-        for setting, path in (
-            ("tls.certificate_file", settings.certificate_file),
-            ("tls.ca_file", settings.ca_file),
-        )
+        for setting, path in files
         if path is not None
         # Of the file with our own only the first is ours; the others lead to its CA.
-        for certificate in _certificates(setting, path)[: 1 if "certificate" in setting else None]
+        for certificate in _certificates(setting, path)[: 1 if setting == own else None]
     ]
-    if settings.crl_file is not None:
-        found += [
-            _expiry("tls.crl_file", one.next_update_utc, now, CRL_DUE_DAYS)
-            for one in _revocation_lists("tls.crl_file", settings.crl_file)
-            if one.next_update_utc is not None
-        ]
+    found += [
+        _expiry(setting, revoked.next_update_utc, now, CRL_DUE_DAYS)
+        for setting, path in lists
+        if path is not None
+        for revoked in _revocation_lists(setting, path)
+        if revoked.next_update_utc is not None
+    ]
     return tuple(sorted(found, key=lambda expiry: expiry.not_after))
 
 
-def warn_of_expiry(settings: TlsSettings, now: datetime) -> tuple[Expiry, ...]:
+def warn_of_expiry(
+    settings: TlsSettings, destinations: Iterable[WebDestination], now: datetime
+) -> tuple[Expiry, ...]:
     """Log every certificate and revocation list that is due; these are returned."""
-    soon = tuple(expiry for expiry in expiries(settings, now) if expiry.is_due)
+    soon = tuple(expiry for expiry in expiries(settings, destinations, now) if expiry.is_due)
     for expiry in soon:
         log.warning(
             "a certificate or revocation list is about to expire",
@@ -377,6 +393,10 @@ def _show_certificate(context: ssl.SSLContext, settings: TlsSettings, now: datet
         raise Stop(
             f"tls.key_file: expected a private key in PEM, found none in {key}: {error.reason}"
         ) from error
+
+
+def _key(destination: WebDestination, name: str) -> str:
+    return f"delivery.web_destinations.{destination.name}.{name}"
 
 
 def _files(settings: TlsSettings) -> Iterator[Path]:

@@ -56,7 +56,7 @@ def send(lines: Sequence[bytes], settings: AtnaSettings, tls: TlsSettings) -> No
 
     Raises:
         Undelivered: Send all of it again.
-        Refuse: When our certificates are not in order.
+        Retry: When our certificates are not in order.
     """
     address = (settings.host, settings.port)
     where = f"the syslog server at {settings.host}:{settings.port}"

@@ -56,7 +56,7 @@ def status(config: Path | None, as_json: bool) -> None:
 def _certificates(settings: Settings) -> list[dict[str, Any]]:
     """When each certificate of the settings ends, or why it cannot be used."""
     try:
-        ends = tls.expiries(settings.tls, utc_now())
+        ends = tls.expiries(settings.tls, settings.delivery.web_destinations, utc_now())
     except Stop as error:
         setting, _, says = str(error).partition(": ")
         return [{"setting": setting, "is_due": True, "says": says}]

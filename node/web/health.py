@@ -175,7 +175,8 @@ class Health:
         )
 
     def _certificates(self) -> Check:
-        ends = tls.expiries(self._settings.tls, self._clock())
+        web = self._settings.delivery.web_destinations
+        ends = tls.expiries(self._settings.tls, web, self._clock())
         due = [f"{one.setting} ends in {one.days_left} days" for one in ends if one.is_due]
         return Check(
             {"days_left": {one.setting: one.days_left for one in reversed(ends)}},

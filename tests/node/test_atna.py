@@ -28,7 +28,7 @@ from node.atna.syslog import Undelivered
 from node.atna.telling import KEY_FILE, Telling, _write_once
 from node.audit import Kind
 from node.backup import backup
-from node.errors import Refuse
+from node.errors import Retry
 from node.ledger import Ledger
 from node.ledger.entries import Destination, Output, Packaged
 from node.ledger.figures import Backlog
@@ -319,7 +319,7 @@ def test_a_server_of_another_authority_hears_nothing(
         Spool(settings, ledger, archive).run_once()
     assert server.batches == []
     without_files = with_server(settings, server.port, {"certificate_file": None})
-    with pytest.raises(Refuse, match=r"tls\.certificate_file"):
+    with pytest.raises(Retry, match=r"tls\.certificate_file"):
         Spool(without_files, ledger, archive).run_once()
     server.close()
 

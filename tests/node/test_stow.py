@@ -23,7 +23,8 @@ from config.settings import TlsSettings, WebDestination, load
 from node import stow
 from node.association import Rejected, Unreachable
 from node.deliver import Answer, OutgoingInstance, read_header
-from node.errors import Refuse
+from node.errors import Retry
+from node.shipping import MAXIMUM_REFUSALS
 from node.states import SynthesisState
 from tests.node.certificates import Authority
 from tests.node.test_deliver import write_instance
@@ -364,8 +365,40 @@ def test_a_token_that_is_none(
     file = tmp_path / "token"
     if content is not None:
         file.write_text(content, encoding="latin-1")
-    with pytest.raises(Refuse, match="token_file: expected"):
+    with pytest.raises(Retry, match="token_file: expected"):
         send(instances, web_destination("https://localhost/", ca, token_file=file))
+
+
+@pytest.mark.parametrize("content", [None, "to follow"])
+def test_a_file_of_our_cas_that_is_none(
+    ca: Authority, instances: list[OutgoingInstance], tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(Retry, match=r"cloud\.ca_file: expected"):
+        send(instances, web_destination("https://localhost/", ca, ca_file=file))
+
+
+def test_a_token_that_is_late_costs_no_delivery(tmp_path: Path, ca: Authority) -> None:
+    token = tmp_path / "token"
+
+    def accept(uids: list[str]) -> tuple[int, Any]:
+        return 200, response(dict.fromkeys(uids, 0), {})
+
+    with Web(ca, accept) as web:
+        cloud = {"name": "cloud", "url": web.url, "ca_file": str(ca.file), "token_file": str(token)}
+        node = Node(tmp_path, [], web_destinations=[cloud])
+        node.dispatch()
+        with node.worker():
+            wait_until(lambda: attempts(node) > MAXIMUM_REFUSALS, 40)
+            token.write_text(TOKEN)
+            node.wait_for(SynthesisState.COMMITTED)
+
+
+def attempts(node: Node) -> int:
+    open_ones = node.ledger.deliveries.open_of(node.job_id)
+    return sum(node.ledger.deliveries.get(one).attempts for one in open_ones)
 
 
 def test_a_certificate_is_shown(ca: Authority, instances: list[OutgoingInstance]) -> None:
@@ -399,7 +432,7 @@ def test_a_service_whose_certificate_was_revoked_gets_nothing(
         with pytest.raises(Unreachable, match="TLS failed"):
             send(instances, web_destination(web.url, ca, crl_file=revoked))
         old = ca.revoke(name="old.crl", begin=timedelta(days=-9), end=timedelta(days=-2))
-        with pytest.raises(Refuse, match=r"cloud: crl_file: expected current .*old\.crl expired"):
+        with pytest.raises(Retry, match=r"cloud\.crl_file: expected current .*old\.crl expired"):
             send(instances, web_destination(web.url, ca, crl_file=old))
     assert len(web.heard) == 1
 

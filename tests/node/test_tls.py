@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from config.settings import TlsSettings, load
+from config.settings import TlsSettings, WebDestination, load
 from node import tls
 from node.association import Unreachable
 from node.audit import Kind
 from node.clock import utc_now
 from node.deliver import echo
-from node.errors import Stop
+from node.errors import Retry, Stop
 from node.ledger.entries import Destination
 from tests.node.certificates import Authority, Pair
 from tests.node.samples import SERIES_UID, ct, with_meta
@@ -360,6 +360,9 @@ def test_a_wrong_file_stops_the_start_by_name(
     settings = tls_settings(ca, ours, **broken(ca, ours, tmp_path))
     with pytest.raises(Stop, match=message):
         tls.server_context(settings, utc_now())
+    # Whoever waits for a renewal does not give up its deliveries.
+    with pytest.raises(Retry, match=message):
+        tls.client_context(settings, checks_name=True, now=utc_now())
 
 
 def test_a_renewed_certificate_needs_no_restart(tmp_path: Path, ca: Authority) -> None:
@@ -453,21 +456,31 @@ def test_a_list_is_due_on_its_last_day(ca: Authority, ours: Pair) -> None:
     lists = ca.revoke(name="due.crl", end=timedelta(days=3))
     settings = tls_settings(ca, ours, crl_file=lists, warn_before_expiry_days=10)
     now = datetime.now(UTC)
-    (first, *_) = tls.expiries(settings, now)
+    (first, *_) = tls.expiries(settings, (), now)
     assert (first.setting, first.days_left, first.is_due) == ("tls.crl_file", 2, False)
-    assert [one.setting for one in tls.warn_of_expiry(settings, now + timedelta(days=2))] == [
+    assert [one.setting for one in tls.warn_of_expiry(settings, (), now + timedelta(days=2))] == [
         "tls.crl_file"
     ]
+
+
+def test_the_files_of_a_web_destination_are_due_as_well(ca: Authority) -> None:
+    lists = ca.revoke(name="web.crl", end=timedelta(days=3))
+    cloud = WebDestination(name="cloud", url="https://pacs/", ca_file=ca.file, crl_file=lists)
+    now, none, cloud_key = datetime.now(UTC), load().tls, "delivery.web_destinations.cloud"
+    found = {one.setting: one.days_left for one in tls.expiries(none, (cloud,), now)}
+    assert found == {f"{cloud_key}.crl_file": 2, f"{cloud_key}.ca_file": 3649}
+    due = tls.warn_of_expiry(none, (cloud,), now + timedelta(days=2))
+    assert [one.setting for one in due] == [f"{cloud_key}.crl_file"]
 
 
 def test_an_end_that_is_near_is_told(ca: Authority) -> None:
     soon = ca.issue("soon", end=timedelta(days=10, hours=1))
     settings = tls_settings(ca, soon, warn_before_expiry_days=10)
     with capture_logs() as logs:
-        (expiry,) = tls.warn_of_expiry(settings, datetime.now(UTC))
+        (expiry,) = tls.warn_of_expiry(settings, (), datetime.now(UTC))
     assert (expiry.setting, expiry.days_left) == ("tls.certificate_file", 10)
     assert [(one["log_level"], one["days_left"]) for one in logs] == [("warning", 10)]
-    assert tls.warn_of_expiry(settings, datetime.now(UTC) - timedelta(days=1)) == ()
+    assert tls.warn_of_expiry(settings, (), datetime.now(UTC) - timedelta(days=1)) == ()
 
 
 def test_the_command_line_speaks_tls(
