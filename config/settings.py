@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import (
@@ -38,6 +38,9 @@ AETitle = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$"),
 ]
 Port = Annotated[int, Field(ge=0, le=65535)]
+# Destinations that the node makes itself, by these names.
+SENDER: Final = "sender"  # whoever sent the CT
+PROOF_SINK: Final = "(proof)"  # the prover's own, for its phantom
 PositiveSeconds = Annotated[float, Field(gt=0)]
 
 
@@ -266,6 +269,12 @@ class DeliverySettings(_Section):
         names += [one.name for one in self.web_destinations]
         if len(set(names)) != len(names):
             raise ValueError(f"destination names must differ, found {sorted(names)}")
+        for name in names:
+            if name in (SENDER, PROOF_SINK):
+                raise ValueError(
+                    f"expected destination names other than {SENDER!r} and {PROOF_SINK!r}, which"
+                    f" the node gives to its own, found {name!r}; choose another one"
+                )
         return self
 
 

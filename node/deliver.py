@@ -18,14 +18,11 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.association import Association
 
-from config.settings import DeliverySettings, Settings
+from config.settings import SENDER, DeliverySettings, Settings
 from node.association import Rejected, Unreachable, address_of, associate, named
 from node.errors import Refuse
 from node.ledger.entries import Destination
 from node.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS
-
-SENDER = "sender"
-"""The destination that is whoever sent the CT."""
 
 VERIFICATION = UID("1.2.840.10008.1.1")
 NATIVE_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import structlog
 
-from config.settings import DeliverySettings, Settings
+from config.settings import PROOF_SINK, DeliverySettings, Settings
 from node import engine, stow
 from node.archive import Archive
 from node.association import Rejected
@@ -26,7 +26,6 @@ from node.faults import Point, reach
 from node.intact import intact_output
 from node.ledger import Ledger
 from node.ledger.entries import Attempt, Destination
-from node.ledger.proofs import SINK
 from node.logs import describe
 from node.stages import Send
 from node.states import SynthesisState
@@ -180,7 +179,7 @@ class Shipping:
             if web.name == destination.name:
                 return stow.send(instances, web, self._settings.tls, timeout_s)
         # The sink of a proof is on this machine and in no settings.
-        is_sink = destination.name == SINK
+        is_sink = destination.name == PROOF_SINK
         called = destination if is_sink else secured(destination, self._settings)
         return self._send(instances, called, self._settings.node.ae_title, timeout_s)
 

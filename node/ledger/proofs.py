@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import insert, select, update
 
+from config.settings import PROOF_SINK
 from node.audit import Kind
 from node.ledger.database import Database
 from node.ledger.entries import Destination
@@ -14,8 +15,6 @@ from node.records import ProofRecord, SynthesisRecord
 from node.states import SynthesisState
 
 AE_PREFIX: Final = "PROOF"
-SINK: Final = "(proof)"
-"""The destination of every proof, by a name that no site gives one of its own."""
 
 
 class Proofs:
@@ -66,7 +65,9 @@ class Proofs:
         """Where the results of this study go, and nowhere else; None when it is no proof."""
         with self._database.reading() as session:
             row = session.get(ProofRecord, study_uid)
-            return None if row is None else Destination(SINK, "PROOF_SINK", row.host, row.port)
+            return (
+                None if row is None else Destination(PROOF_SINK, "PROOF_SINK", row.host, row.port)
+            )
 
     def dead_letters(self) -> tuple[tuple[str, str], ...]:
         """Job id and series UID of failed syntheses of proofs: of no patient, and to nobody."""

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from config.settings import DEFAULT_FILE, Settings, load
+from config.settings import DEFAULT_FILE, PROOF_SINK, SENDER, Settings, load
 
 EXAMPLE = DEFAULT_FILE.parent / "sites" / "example.toml"
+WEB = 'url = "https://pacs/dicom-web"'
 
 
 def write(folder: Path, text: str) -> Path:
@@ -77,6 +78,17 @@ def test_two_destinations_of_one_name_are_refused(tmp_path: Path) -> None:
     one = '{ name = "pacs", ae_title = "A", host = "h", port = 104 }'
     with pytest.raises(ValidationError, match="names must differ"):
         load(write(tmp_path, f"[delivery]\ndestinations = [{one}, {one}]\n"))
+
+
+@pytest.mark.parametrize("name", [SENDER, PROOF_SINK])
+@pytest.mark.parametrize("where", ["destinations", "web_destinations"])
+def test_the_names_that_the_node_gives_are_not_for_a_site(
+    tmp_path: Path, name: str, where: str
+) -> None:
+    how = {"destinations": 'ae_title = "A", host = "h", port = 104', "web_destinations": WEB}
+    site = f'[delivery]\n{where} = [{{ name = "{name}", {how[where]} }}]\n'
+    with pytest.raises(ValidationError, match=re.escape(f"found '{name}'")):
+        load(write(tmp_path, site))
 
 
 def test_the_environment_wins_over_the_site(

@@ -13,9 +13,9 @@ import pytest
 import typer
 from pydicom.uid import SecondaryCaptureImageStorage
 
+from config.settings import PROOF_SINK
 from node.commands import asking
 from node.journey import STAGES
-from node.ledger.proofs import SINK
 from node.lock import hold
 from node.loopback import LOOPBACK, local_node
 from tests.journey import observing
@@ -79,7 +79,7 @@ def test_a_phantom_goes_through_and_to_no_pacs(
             assert ask(web, "GET")[1]["study_uid"] == proof["study_uid"]
             assert pacs.associations == 0
             job = observing.story(node.ledger, proof["job_id"])
-            assert [one["destination"] for one in job["deliveries"]] == [SINK]
+            assert [one["destination"] for one in job["deliveries"]] == [PROOF_SINK]
             assert job["priority"] > 10
             # Its files are to go, its record stays.
             marked = {one.unit for one in node.ledger.retention.marked()}
