@@ -2,14 +2,14 @@
 
 The defaults live in `default.toml` alone, each with its reason. A site's file is laid over it and
 `PSEUDOMRI_`-prefixed environment variables over both (``PSEUDOMRI_NODE__PORT=11113``). Unknown
-keys are refused, units are in the names.
+keys and variables are refused, units are in the names.
 """
 
 from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import (
@@ -22,8 +22,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -344,6 +346,39 @@ class LoggingSettings(_Section):
     format: Literal["console", "json"]
 
 
+class WrongVariable(Exception):
+    """A `PSEUDOMRI_` variable that sets nothing. The message names it, without its value."""
+
+
+# What is read elsewhere: by `node.faults` and by the tests.
+_NO_SETTINGS: Final = ("pseudomri_faults", "pseudomri_test_data")
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, where no variable of ours is passed over."""
+
+    def __call__(self) -> dict[str, Any]:
+        prefix, delimiter = self.env_prefix.lower(), str(self.env_nested_delimiter)
+        for name in self.env_vars:
+            section = name.removeprefix(prefix).split(delimiter)[0]
+            is_known = section in self.settings_cls.model_fields or name in _NO_SETTINGS
+            if name.startswith(prefix) and not is_known:
+                raise WrongVariable(
+                    f"{name.upper()}: expected SECTION__KEY after the prefix, such as"
+                    " PSEUDOMRI_NODE__PORT, found no such section; correct or unset it"
+                )
+        return super().__call__()
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """As the parent's; what is no JSON is told by the name of its variable."""
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError as error:
+            # We are only told the last part of it.
+            names = [name for name, text in self.env_vars.items() if text is value]
+            raise WrongVariable(f"{names[0].upper()}: expected JSON: {error}") from error
+
+
 class Settings(BaseSettings):
     """All sections; built by `load`."""
 
@@ -394,10 +429,10 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment; `load` passes the files as arguments of lowest rank."""
-        del dotenv_settings, file_secret_settings
+        """The environment, then arguments, which are the site's file, then the defaults."""
+        del env_settings, dotenv_settings, file_secret_settings
         return (
-            env_settings,
+            _Environment(settings_cls),
             init_settings,
             TomlConfigSettingsSource(settings_cls, toml_file=DEFAULT_FILE),
         )
@@ -410,7 +445,9 @@ def load(site_file: Path | None = None) -> Settings:
         site_file: A TOML file laid over the defaults; every key in it must be known.
 
     Raises:
-        FileNotFoundError: When `site_file` is named and absent.
+        OSError: When `site_file` cannot be read.
+        tomllib.TOMLDecodeError, UnicodeDecodeError: When it is no TOML.
+        WrongVariable: When an environment variable of ours names no section or is no JSON.
         pydantic.ValidationError: With the key, what was expected and what was found.
     """
     site: dict[str, object] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pydantic_core import ErrorDetails
 from rich.console import Console
 from rich.table import Table
 
-from config.settings import Settings, load
+from config.settings import Settings, WrongVariable, load
 from node.archive import Archive
 from node.clock import from_text
 from node.errors import NodeError, Refuse, Stop
@@ -44,12 +45,16 @@ def settings_of(config: Path | None) -> Settings:
     """
     try:
         return load(config)
-    except FileNotFoundError as error:
-        raise Refuse(f"--config: expected a TOML file, found none at {config}") from error
+    except OSError as error:
+        raise Refuse(
+            f"--config: expected a TOML file to read, {config}: {error.strerror}"
+        ) from error
+    except WrongVariable as error:
+        raise Refuse(str(error)) from error
     except pydantic.ValidationError as error:
         wrong = "; ".join(map(_wrong, error.errors(include_url=False)))
         raise Refuse(f"settings: {wrong}. See config/default.toml for what there is") from error
-    except ValueError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Refuse(f"--config: {config} is no TOML: {error}") from error
 
 

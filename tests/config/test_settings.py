@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import tomllib
+import traceback
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from config.settings import DEFAULT_FILE, PROOF_SINK, SENDER, Settings, load
+from config.settings import DEFAULT_FILE, PROOF_SINK, SENDER, Settings, WrongVariable, load
 
 EXAMPLE = DEFAULT_FILE.parent / "sites" / "example.toml"
 WEB = 'url = "https://pacs/dicom-web"'
@@ -96,3 +97,39 @@ def test_the_environment_wins_over_the_site(
 ) -> None:
     monkeypatch.setenv("PSEUDOMRI_NODE__PORT", "11113")
     assert load(write(tmp_path, "[node]\nport = 104\n")).node.port == 11113
+
+
+SECRET = "HUNTER2"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PSEUDOMRI_NOD__PORT", "PSEUDOMRI_NODE_PORT", "PSEUDOMRI_RECEIVE_TLS", "PSEUDOMRI__NODE"],
+)
+def test_a_variable_of_no_section_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, SECRET)
+    with pytest.raises(WrongVariable, match=f"{name}: expected .*PSEUDOMRI_NODE__PORT") as error:
+        load()
+    assert SECRET not in "".join(traceback.format_exception(error.value))
+
+
+def test_a_variable_of_no_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PSEUDOMRI_NODE__PROT", "1")
+    with pytest.raises(ValidationError, match=r"node\.prot"):
+        load()
+
+
+@pytest.mark.parametrize("name", ["PSEUDOMRI_DELIVERY__DESTINATIONS", "PSEUDOMRI_DELIVERY"])
+def test_a_variable_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, f"[{{ name = {SECRET} }}]")
+    with pytest.raises(WrongVariable, match=f"{name}: expected JSON") as error:
+        load()
+    assert SECRET not in "".join(traceback.format_exception(error.value))
+
+
+@pytest.mark.parametrize("name", ["PSEUDOMRI_FAULTS", "PSEUDOMRI_TEST_DATA", "PSEUDOMRIX"])
+def test_variables_that_are_no_settings_are_let_through(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "/somewhere")
+    load()

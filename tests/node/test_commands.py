@@ -72,6 +72,32 @@ def test_wrong_settings_are_named(tmp_path: Path) -> None:
     assert "node.prot" in done.stderr
 
 
+def test_an_environment_that_is_wrong_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PSEUDOMRI_DELIVERY__DESTINATIONS", "[{")
+    with pytest.raises(Refuse, match="PSEUDOMRI_DELIVERY__DESTINATIONS: expected JSON"):
+        settings_of(None)
+
+
+@pytest.mark.parametrize("found", [None, "folder", "file beneath a file"])
+def test_a_site_file_that_cannot_be_read_is_named(tmp_path: Path, found: str | None) -> None:
+    site = tmp_path / "site.toml"
+    if found == "folder":
+        site.mkdir()
+    elif found:
+        site.write_text("")
+        site = site / "site.toml"
+    with pytest.raises(Refuse, match=rf"--config: expected a TOML file to read, {site}: \w+"):
+        settings_of(site)
+
+
+@pytest.mark.parametrize("content", [b"[node\n", b"\xff\xfe"])
+def test_a_site_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None:
+    site = tmp_path / "site.toml"
+    site.write_bytes(content)
+    with pytest.raises(Refuse, match=f"--config: {site} is no TOML: "):
+        settings_of(site)
+
+
 def test_status_and_jobs_for_programs_and_people(failed: Node) -> None:
     data = failed.settings.node.data_folder
     status = json.loads(pseudomri("status", "--json", data=data).stdout)
