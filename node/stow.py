@@ -160,11 +160,11 @@ def _post(client: DICOMwebClient, datasets: list[Dataset], destination: WebDesti
         raise Rejected(
             f"{destination.name} redirects the request; set url to where it leads"
         ) from error
-    except (requests.exceptions.SSLError, requests.ConnectionError, requests.Timeout) as error:
-        raise Unreachable(f"{destination.name}: {_trouble(error)}") from error
     except _NO_RESPONSE:
         # The client could not read the response; `_statuses` says what is wrong with it.
         return
+    except requests.RequestException as error:
+        raise Unreachable(f"{destination.name}: {_trouble(error)}") from error
 
 
 def _words(status: int, destination: WebDestination) -> str:
@@ -194,7 +194,9 @@ def _trouble(error: Exception) -> str:
         return "TLS failed: its certificate or ours is not accepted"
     if isinstance(error, requests.Timeout):
         return "it did not answer in time"
-    return "no connection: nothing listens, or it was cut off"
+    if isinstance(error, requests.ConnectionError):
+        return "no connection: nothing listens, or it was cut off"
+    return "its answer was cut off or cannot be read"
 
 
 def _statuses(response: requests.Response, destination: WebDestination) -> dict[str, int]:

@@ -55,6 +55,7 @@ class Web:
         wants_certificate: Of the client.
         ciphers: Of TLS 1.2, and nothing else.
         media_type: Of the body.
+        headers: In place of those that are true.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Web:
         wants_certificate: bool = False,
         ciphers: str | None = None,
         media_type: str = "application/dicom+json; charset=utf-8",
+        headers: dict[str, str] | None = None,
     ) -> None:
         pair = self.pair = ca.issue("web")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -86,8 +88,9 @@ class Web:
                 self.send_response(status)
                 if 300 <= status < 400:
                     self.send_header("Location", "https://elsewhere.invalid/studies")
-                self.send_header("Content-Type", media_type)
-                self.send_header("Content-Length", str(len(content)))
+                true = {"Content-Type": media_type, "Content-Length": str(len(content))}
+                for name, value in (true | (headers or {})).items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(content)
 
@@ -321,6 +324,20 @@ def test_an_answer_that_makes_no_sense_is_no_refusal(
     with (
         Web(ca, lambda uids: (200, odd), media_type=media_type) as web,
         pytest.raises(Unreachable, match="without a DICOM JSON response"),
+    ):
+        send(instances, web_destination(web.url, ca))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Content-Length": "1000"}, {"Transfer-Encoding": "chunked"}, {"Content-Encoding": "gzip"}],
+)
+def test_an_answer_that_cannot_be_read_is_no_refusal(
+    ca: Authority, instances: list[OutgoingInstance], headers: dict[str, str]
+) -> None:
+    with (
+        Web(ca, lambda uids: (200, response({}, {})), headers=headers) as web,
+        pytest.raises(Unreachable, match="cloud: its answer was cut off or cannot be read"),
     ):
         send(instances, web_destination(web.url, ca))
 
