@@ -366,17 +366,20 @@ def _begin_writing_sqlite(cursor: Any) -> None:
 
 
 def _prepare_postgresql(connection: Any, _: object) -> None:
-    """Refuse a server whose commit does not mean that the change will outlive a power cut.
+    """Refuse a server whose commit does not mean that the change will outlive a power cut, nor
+    that the standby which the server waits for has it.
 
     Raises:
         Stop: Naming the parameter of the server, what it is and what it must be.
     """
     for parameter in ("fsync", "synchronous_commit"):
         found = connection.execute(f"SHOW {parameter}").fetchone()[0]
-        if found == "off":
+        # `local` waits for no standby; the other values do, and for our own disk as well.
+        if found in ("off", "local"):
             raise Stop(
-                f"database_url: expected a PostgreSQL with {parameter} = on, found off; the node"
-                " answers success for what is durable only. Switch it on in postgresql.conf"
+                f"database_url: expected a PostgreSQL with {parameter} = on, found {found}; the"
+                " node answers success for what is durable only. Set it in postgresql.conf, and"
+                " for this database and user where they have their own"
             )
     # The pool takes no connection that is inside a transaction.
     connection.commit()

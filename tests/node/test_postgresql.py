@@ -208,6 +208,21 @@ def test_what_a_site_says_of_its_database_stands() -> None:
     assert patience.with_patience("sqlite:///x/node.sqlite") == "sqlite:///x/node.sqlite"
 
 
+def test_a_commit_that_waits_for_no_standby_is_refused(postgresql: PostgreSQL, url: str) -> None:
+    found: dict[str, str] = {}
+    try:
+        for level in ("local", "off", "remote_write", "remote_apply"):
+            postgresql.execute(f"ALTER DATABASE ledger SET synchronous_commit = {level}")
+            try:
+                open_ledger(url, utc_now).close()
+            except Stop as error:
+                found[level] = str(error)
+    finally:
+        postgresql.execute("ALTER DATABASE ledger RESET synchronous_commit")
+    assert list(found) == ["local", "off"]
+    assert "synchronous_commit = on, found local" in found["local"]
+
+
 @pytest.mark.parametrize("parameter", ["fsync", "synchronous_commit"])
 def test_a_server_that_forgets_is_refused(postgresql: PostgreSQL, url: str, parameter: str) -> None:
     def is_refused() -> bool:
