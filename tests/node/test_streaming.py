@@ -381,7 +381,7 @@ def test_kill_9_within_a_data_set_leaves_a_leftover_and_no_row(tmp_path: Path) -
 
 
 def test_many_associations_share_their_commits(tmp_path: Path) -> None:
-    """More instances than commits: those that wait for the disk go together."""
+    """Those that come while another is being written go together."""
     station = Station(tmp_path)
     batches: list[int] = []
     together = station.receiver._intake._together
@@ -389,6 +389,8 @@ def test_many_associations_share_their_commits(tmp_path: Path) -> None:
 
     def counted(arrivals: Any) -> Any:
         batches.append(len(arrivals))
+        if len(batches) == 1:
+            wait_until(lambda: len(together._waiting) > 1)
         return record(arrivals)
 
     together._work = counted  # type: ignore[misc]
