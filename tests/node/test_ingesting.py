@@ -50,7 +50,9 @@ def test_every_receiver_is_measured(report: dict[str, Any]) -> None:
         assert set(report[figures]) == {"ours", "orthanc", "storescp"}
         for of in report[figures].values():
             assert set(of) == {"1", "4"}
-            assert all(spread["least"] > 0 for spread in of.values())
+            # Of so few slices the system's clock may count no tick.
+            least = 0 if figures == "processor_ms" else 1
+            assert all(spread["least"] >= least for spread in of.values())
     assert (report["slices"], report["repeats"], report["processes"]) == (8, 1, 2)
 
 
