@@ -228,6 +228,10 @@ class Watch:
         self.work.finished = len(self._over)
         return len(self._over) == len(self.work.series)
 
+    def forget(self) -> None:
+        """Look at every series again."""
+        self._over.clear()
+
 
 def _kill(
     kills: int,
@@ -258,9 +262,14 @@ def _kill(
 def _settled(bench: Bench, scanners: list[Scanner], watch: Watch) -> Iterator[str]:
     """Wait until nothing more happens by itself; what does not come to an end."""
     best, end = (0, 0), time.monotonic() + STUCK_S
+    was_sent = False
     while time.monotonic() < end:
         bench.restart_if_dead()
         is_sent = not any(scanner.is_alive() for scanner in scanners)
+        if is_sent and not was_sent:
+            # A late slice may have opened a series again that was through.
+            watch.forget()
+            best, end, was_sent = (0, 0), time.monotonic() + STUCK_S, True
         is_over, left = watch.look(), len(_leftovers(bench))
         if is_sent and is_over and not left:
             return
