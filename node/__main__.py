@@ -145,6 +145,13 @@ def phantom(
 def train(
     work_folder: Annotated[Path, typer.Argument(help="Of checkpoint, pictures and the model.")],
     phantom: Annotated[int, typer.Option("--phantom", min=1, help="How many patients.")] = 1000,
+    narrowed: Annotated[
+        int,
+        typer.Option(min=0, help="How many more with a narrowed canal; half of what is seen."),
+    ] = 0,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="Model folder to begin with, not from nothing.")
+    ] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="Length of the run.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Its length in steps instead.")] = None,
     threads: Annotated[int, typer.Option(min=1)] = 1,
@@ -158,7 +165,9 @@ def train(
     """Train a model on phantom patients; stopped, it goes on when called again."""
     from node.commands import teaching
 
-    teaching.train(work_folder, phantom, minutes, steps, threads, device, plain, name, version)
+    teaching.train(
+        work_folder, phantom, narrowed, start, minutes, steps, threads, device, plain, name, version
+    )
 
 
 @app.command()

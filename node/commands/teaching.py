@@ -63,6 +63,8 @@ def _check(option: str, found: list[str], known: list[str]) -> None:
 def train(
     folder: Path,
     patients: int,
+    narrowed: int,
+    start: Path | None,
     minutes: float | None,
     steps: int | None,
     threads: int,
@@ -76,6 +78,7 @@ def train(
     import torch  # noqa: PLC0415
 
     from pipeline.training import card  # noqa: PLC0415
+    from pipeline.training.data import NARROWED_FROM, NARROWED_TO  # noqa: PLC0415
     from pipeline.training.loop import CannotTrain, TrainingConfig, for_gpu  # noqa: PLC0415
     from pipeline.training.loop import train as run  # noqa: PLC0415
     from pipeline.training.progress import shown  # noqa: PLC0415
@@ -84,6 +87,8 @@ def train(
         raise Refuse(f"--device: expected cpu or cuda, found {device}")
     if device == "cuda" and not torch.cuda.is_available():
         raise Refuse("--device cuda: expected a GPU that torch can use, found none")
+    if narrowed > (most := NARROWED_TO - NARROWED_FROM):
+        raise Refuse(f"--narrowed: expected at most {most}, found {narrowed}")
     settings = for_gpu(os.cpu_count() or 1) if device == "cuda" else {"min_pairs": FIRST_PAIRS}
     # Training begins with so many patients; there may be fewer in all.
     settings["min_pairs"] = min(settings["min_pairs"], patients)
@@ -91,6 +96,8 @@ def train(
         config = TrainingConfig(
             work_dir=folder,
             seeds=range(patients),
+            narrowed=range(NARROWED_FROM, NARROWED_FROM + narrowed),
+            start=start,
             minutes=minutes,
             steps=steps,
             threads=threads,

@@ -10,15 +10,20 @@ import numpy as np
 from pipeline.canal_rows import read_rows
 from pipeline.course import ACROSS_MM, Course
 from pipeline.geometry import Float32, Float64, Grid
-from pipeline.phantom import Patient, Tissue, TrainingPair
+from pipeline.phantom import Patient, TrainingPair
 from pipeline.phantom.landmarks import canal_ap_mm
+from pipeline.phantom.tissues import CORD_TISSUES
 
 LEVEL_REACH_MM = 4.0
 SHOWN_GAP_HU = 15.0
 """Cord minus CSF from which the CT shows the cord (at 12 HU of noise or less)."""
 
 VERTEBRAE = ("C3", "C4", "C5", "C6", "C7", "T1")
-CORD_TISSUES = (Tissue.CORD, Tissue.CORD_GRAY, Tissue.CORD_OEDEMA)
+
+
+def shows_cord(person: Patient) -> bool:
+    """Whether the CT of a phantom tells its cord from CSF."""
+    return person.palette.cord_csf_gap_hu >= SHOWN_GAP_HU
 
 
 def true_cord_mm(pair: TrainingPair, course: Course) -> Float64:
@@ -88,7 +93,7 @@ class CanalTally:
             measured, like_truth = _median(rows.ap_mm[near]), _median(true_rows.ap_mm[near])
             if near.any():
                 self._ap[level.name].append((measured, like_truth, widths[level.name]))
-        key = "shown" if person.palette.cord_csf_gap_hu >= SHOWN_GAP_HU else "hidden"
+        key = "shown" if shows_cord(person) else "hidden"
         self._cord[key].append(np.stack((rows.cord_mm, true_cord_mm(pair, course))))
         if true_rows.is_resolved.any():
             self._resolved[key].append(float(rows.is_resolved[true_rows.is_resolved].mean()))

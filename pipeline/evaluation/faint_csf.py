@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from pipeline.canal_rows import read_rows
 from pipeline.contrast import Contrast
 from pipeline.course import ACROSS_MM, Course
-from pipeline.evaluation.canal import CORD_TISSUES
 from pipeline.evaluation.pages import markdown_table
 from pipeline.evaluation.run import TUNING, cases, fill_pool
 from pipeline.evaluation.scores import model_method
 from pipeline.geometry import Float64
 from pipeline.narrowing import FAINT_CSF
 from pipeline.phantom import Tissue
+from pipeline.phantom.tissues import CORD_TISSUES
 from pipeline.synthesis import Model, load_model
 from pipeline.training.calibrate import seed_range
 

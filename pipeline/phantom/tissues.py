@@ -148,14 +148,8 @@ TABLE: dict[Tissue, TissueRow] = {
     Tissue.DISC_INJURY: TissueRow(62, 10, 8, 1400, 112, 0.98, 0.10, 0.05),
     Tissue.FRACTURE_LINE: TissueRow(70, 25, 10, 1350, 97, 0.92, 0.15, 0.03),
 }
-NERVOUS = (
-    Tissue.CORD,
-    Tissue.CORD_GRAY,
-    Tissue.CORD_OEDEMA,
-    Tissue.BRAINSTEM,
-    Tissue.BRAIN_WHITE,
-    Tissue.BRAIN_GRAY,
-)
+CORD_TISSUES = (Tissue.CORD, Tissue.CORD_GRAY, Tissue.CORD_OEDEMA)
+NERVOUS = (*CORD_TISSUES, Tissue.BRAINSTEM, Tissue.BRAIN_WHITE, Tissue.BRAIN_GRAY)
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,6 +51,8 @@ class Augmentation:
         shoulder_hu: Largest drop between the shoulders.
         streak_hu: Smallest and largest strength of horizontal streaks, drawn on a log scale.
         coarse_share: Most of the noise that is coarse: what is left of streaks after the reformat.
+        thick_px: Largest distance of the axial slices that the picture was cut from; they blur it
+            from row to row alone. 4 px are 3 mm, the most that the gate takes.
     """
 
     crop_px: int = 192
@@ -68,6 +70,7 @@ class Augmentation:
     shoulder_hu: float = 35.0
     streak_hu: tuple[float, float] = (1.0, 20.0)
     coarse_share: float = 0.4
+    thick_px: float = 4.0
 
 
 def augment(
@@ -149,7 +152,10 @@ def _seen(slices_hu: Tensor, how: Augmentation, rng: Generator) -> tuple[Tensor,
     batch, _, rows, columns = slices_hu.shape
     size = (rows, columns)
     # a soft kernel and the reformat leave 0.5 to 1 px; sharp kernels less
-    slices_hu = blur_each(slices_hu, _seldom(rng, 0.85, _uniform(rng, 0.35, 1.1, batch)))
+    kernel = _seldom(rng, 0.85, _uniform(rng, 0.35, 1.1, batch))
+    # as wide as averaging over the distance of the slices
+    thickness = _seldom(rng, 0.4, _uniform(rng, 0, how.thick_px, batch)) / math.sqrt(12)
+    slices_hu = blur_each(slices_hu, kernel, torch.hypot(kernel, thickness))
     # the shoulders begin somewhere in the lower two thirds, or below the picture
     depth = torch.linspace(0, 1, rows, device=rng.device).view(1, 1, -1, 1)
     shoulders = torch.sigmoid((depth - _uniform(rng, 0.3, 1.1, batch)) / 0.08)
@@ -178,18 +184,30 @@ def _noise(slices_hu: Tensor, shoulders: Tensor, how: Augmentation, rng: Generat
     return total + streaks * lines * rise * _smooth(5, size, rng, batch)
 
 
-def blur_each(image: Tensor, sigma_px: Tensor) -> Tensor:
-    """Gaussian blur of each sample by its own width ``(batch, 1, 1, 1)``; 0 leaves it alone."""
+def blur_each(image: Tensor, across_px: Tensor, down_px: Tensor | None = None) -> Tensor:
+    """Gaussian blur of each sample by its own widths; 0 leaves it alone.
+
+    Args:
+        image: ``(batch, channel, row, column)``.
+        across_px: ``(batch, 1, 1, 1)``, from column to column.
+        down_px: The same from row to row; none means as across.
+    """
     batch, channels, rows, columns = image.shape
-    offset = torch.arange(-BLUR_RADIUS_PX, BLUR_RADIUS_PX + 1, device=image.device)
-    kernel = torch.exp(-0.5 * (offset / sigma_px.view(-1, 1).clamp(min=1e-2)) ** 2)
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
-    kernel = kernel.view(batch * channels, 1, 1, -1)
+    across = _kernels(across_px, channels)
+    down = across if down_px is None else _kernels(down_px, channels)
     flat = image.reshape(1, batch * channels, rows, columns)
     wide = functional.pad(flat, (BLUR_RADIUS_PX,) * 4, mode="replicate")
-    wide = functional.conv2d(wide, kernel, groups=batch * channels)
-    wide = functional.conv2d(wide, kernel.transpose(2, 3), groups=batch * channels)
+    wide = functional.conv2d(wide, across, groups=batch * channels)
+    wide = functional.conv2d(wide, down.transpose(2, 3), groups=batch * channels)
     return wide.view(image.shape)
+
+
+def _kernels(sigma_px: Tensor, channels: int) -> Tensor:
+    """A Gaussian line for each channel of each sample, ``(batch * channels, 1, 1, width)``."""
+    offset = torch.arange(-BLUR_RADIUS_PX, BLUR_RADIUS_PX + 1, device=sigma_px.device)
+    lines = torch.exp(-0.5 * (offset / sigma_px.view(-1, 1).clamp(min=1e-2)) ** 2)
+    lines = lines / lines.sum(dim=1, keepdim=True)
+    return lines.repeat_interleave(channels, dim=0)[:, None, None]
 
 
 def _smooth(nodes: int, size: tuple[int, int], rng: Generator, batch: int) -> Tensor:

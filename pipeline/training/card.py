@@ -48,6 +48,8 @@ class Facts:
         augmentation: Strengths.
         phantoms: Training phantoms, as the last line of the losses has them.
         seeds: First and last of the pool's when the card is written; the run keeps no record.
+        narrowed: Those of them whose canal is narrowed, with their seeds, in words.
+        begun: What the run began with, in words.
         earlier: Last step that was taken on phantoms of an earlier version, by version.
         is_plain: Whether it is the baseline, plain L1 regression.
         held_out: Phantoms of the figures.
@@ -67,6 +69,8 @@ class Facts:
     augmentation: Augmentation
     phantoms: int
     seeds: tuple[int, int]
+    narrowed: str
+    begun: str
     earlier: dict[int, int]
     is_plain: bool
     held_out: int
@@ -113,6 +117,8 @@ def collect(config: TrainingConfig) -> Facts:
         augmentation=config.augmentation,
         phantoms=lines[-1]["pairs"],
         seeds=(seeds[0], seeds[-1]),
+        narrowed=_narrowed(stored_seeds(config.pool, config.narrowed)),
+        begun=_begun(config.start),
         earlier={
             line["phantom_version"]: line["step"]
             for line in lines
@@ -144,6 +150,20 @@ def sign(folder: Path, report: str) -> None:
         raise ValueError(f"expected a model card in {folder / NAME}, found another text")
     before = before.replace(digest[0], digest_folder(folder)).partition(INTERVALS)[0]
     (folder / NAME).write_text(f"{before}{INTERVALS}\n\n{report.strip()}\n\n{LIMITS}{after}")
+
+
+def _narrowed(seeds: list[int]) -> str:
+    if not seeds:
+        return ""
+    return f", {len(seeds)} of them with a narrowed canal ({seeds[0]} to {seeds[-1]})"
+
+
+def _begun(start: Path | None) -> str:
+    """The weights that a run began with; their own card says how they came about."""
+    if start is None:
+        return "nothing"
+    model = load_model(start)
+    return f"{model.name} {model.version} (`{model.digest[:12]}`)"
 
 
 def hardware(device: str, threads: int) -> str:
@@ -196,14 +216,15 @@ field for the whole stack.
 
 | | |
 |---|---|
-| data | {facts.phantoms} phantoms, seeds {facts.seeds[0]} to {facts.seeds[1]} (of the pool, when \
-this was written), `pipeline.phantom` version {PHANTOM_VERSION}{earlier} |
+| data | {facts.phantoms} phantoms, seeds {facts.seeds[0]} to {facts.seeds[1]}{facts.narrowed} (of \
+the pool, when this was written), `pipeline.phantom` version {PHANTOM_VERSION}{earlier} |
 | steps | {facts.steps} of {facts.batch} crops of {how.crop_px} x {how.crop_px}, each under \
-{SCANS} noises, {facts.hours:.2f} h, from nothing |
+{SCANS} noises, {facts.hours:.2f} h, from {facts.begun} |
 | loss | {loss}; L1 part from {first:.3f} to {last:.3f} |
 | augmentation | HU by tissue ({how.tissue_hu:g}, nervous system {how.nervous_hu:g}, CSF \
 {how.csf_hu:g} more), fields of {how.field_hu:g} HU, shoulders {how.shoulder_hu:g} HU, noise \
-{how.noise_hu[0]:g} to {how.noise_hu[1]:g} HU, streaks, blur, marrow patches, bone loss, turns of \
+{how.noise_hu[0]:g} to {how.noise_hu[1]:g} HU, streaks, blur, slices up to \
+{how.thick_px:g} px apart, marrow patches, bone loss, turns of \
 {how.rotation_deg:g} degrees, scale {how.scale[0]:g} to {how.scale[1]:g} |
 | hardware | {facts.hardware} |
 | software | {software} |
@@ -229,7 +250,6 @@ evaluation, with baselines, canal, injuries and the real neck, is in docs/evalua
   none. Do not judge compression of the cord, or the width of the canal at it, on these images. The
   support map hatches the canal where its CSF is faint, which is where most of that happens, and
   not all (docs/evaluation.md).
-- Slices farther apart than 1 mm blur the CT in one direction, which no training saw.
 - Warnings are limits of single figures. Of uninjured phantoms more than one in a hundred is warned
   of (docs/adr/0008-fidelity-limits-are-measured.md).
 - Metal, surgery, children, tumors and infection are not in the phantom.

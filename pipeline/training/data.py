@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,34 @@ from torch import Generator, Tensor
 
 from pipeline.geometry import Grid
 from pipeline.intensity import NEIGHBORS
-from pipeline.phantom import PHANTOM_VERSION, Patient, TrainingPair, patient, render, stack_grid
+from pipeline.phantom import (
+    PHANTOM_VERSION,
+    Finding,
+    Patient,
+    TrainingPair,
+    Variation,
+    patient,
+    render,
+    stack_grid,
+)
 
 SIGNAL_STEPS = 2000
 """Signals are stored as whole numbers of 1/2000 of CSF, HU as whole HU: a quarter of the size."""
 
 HELD_OUT_FROM = 100_000
 """Seeds from here on are never trained on; evaluation takes its phantoms from them."""
+
+NARROWED_FROM, NARROWED_TO = 50_000, 90_000
+"""Seeds between are patients whose canal is narrowed: among all patients they are too few to teach
+that a cord may lie at a wall."""
+
+NARROWING = (Finding.CANAL_STENOSIS, Finding.FACET_DISLOCATION, Finding.TRANSLATION)
+NARROWING_ODDS = (0.6, 0.25, 0.15)
+BESIDE_ODDS = 0.3
+"""Of a fracture, or of a swollen cord, beside the narrowing."""
+
+OCCULT_ODDS = 0.15
+"""Of a narrowing that the CT does not show: the doubt has to learn of it."""
 
 HIGHEST_MM = 36.0
 """How far up a stack may lie. `pipeline.reformat` centers between C2/3 and C7/T1, so a long neck
@@ -54,9 +76,21 @@ class Batch:
     ct_labels: Tensor
 
 
+def training_patient(seed: int) -> Patient:
+    """Who a seed is in training: the phantom's own patient, or one with a narrowed canal."""
+    if not NARROWED_FROM <= seed < NARROWED_TO:
+        return patient(seed)
+    rng = np.random.default_rng(seed)
+    findings = [Finding(rng.choice(NARROWING, p=NARROWING_ODDS))]
+    for other in (Finding.VERTEBRAL_FRACTURE, Finding.CORD_OEDEMA):
+        if rng.random() < BESIDE_ODDS:
+            findings.append(other)
+    return patient(seed, findings, Variation(ct_visible=bool(rng.random() >= OCCULT_ODDS)))
+
+
 def make_pair(seed: int) -> TrainingPair:
     """The stack of one phantom on its `pair_grid`."""
-    person = patient(seed)
+    person = training_patient(seed)
     done = render(person, pair_grid(person), supersample=2)
     return TrainingPair(done.ct, done.t2, done.stir, done.labels, done.ct_labels)
 
@@ -142,11 +176,15 @@ class Pool:
         folder: Where `fill` puts them.
         seeds: Only these are used.
         device: Of the batches.
+        narrowed: Seeds of patients with a narrowed canal; where some are there, half of what is
+            drawn is of them.
     """
 
-    def __init__(self, folder: Path, seeds: range, device: str = "cpu") -> None:
+    def __init__(
+        self, folder: Path, seeds: range, device: str = "cpu", narrowed: range = range(0)
+    ) -> None:
         self._folder = folder
-        self._seeds = seeds
+        self._cohorts = (seeds, narrowed)
         self._device = device
         self._planes: dict[int, Tensor] = {}
 
@@ -155,7 +193,7 @@ class Pool:
 
     def refresh(self) -> int:
         """Take up pairs that have appeared; returns how many there are."""
-        for seed in stored_seeds(self._folder, self._seeds):
+        for seed in chain(*(stored_seeds(self._folder, seeds) for seeds in self._cohorts)):
             if seed not in self._planes:
                 # copy on write: torch has no read-only tensors, and nothing here writes
                 planes = np.load(pair_path(self._folder, seed), mmap_mode="c")
@@ -173,12 +211,14 @@ class Pool:
             LookupError: When the pool is empty.
         """
         if not self._planes:
-            raise LookupError(f"no phantom pairs of seeds {self._seeds} in {self._folder}")
-        seeds = sorted(self._planes)
-        picked = torch.randint(len(seeds), (count,), generator=rng).tolist()
-        chosen = [
-            plane for pick in picked for plane in _with_neighbors(self._planes[seeds[pick]], rng)
-        ]
+            raise LookupError(f"no phantom pairs of seeds {self._cohorts[0]} in {self._folder}")
+        cohorts = [sorted(set(seeds) & set(self._planes)) for seeds in self._cohorts]
+        cohorts = [seeds for seeds in cohorts if seeds]
+        chosen: list[Tensor] = []
+        for pick in torch.randint(1 << 30, (count,), generator=rng).tolist():
+            seeds = cohorts[pick % len(cohorts)]
+            seed = seeds[pick // len(cohorts) % len(seeds)]
+            chosen += _with_neighbors(self._planes[seed], rng)
         flat = torch.stack(chosen)
         stacked = flat.view(count, NEIGHBORS, *flat.shape[1:]).transpose(1, 2)
         signal = stacked[:, [T2, STIR], 1].float() / SIGNAL_STEPS

@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -30,7 +31,7 @@ from pipeline.model.denoiser import WIDTHS, build_denoiser, interpolate, predict
 from pipeline.model.pipeline import PseudoMRIPipeline
 from pipeline.model.scheduler import build_scheduler, noise_fields
 from pipeline.phantom import PHANTOM_VERSION
-from pipeline.synthesis import has_bfloat16
+from pipeline.synthesis import has_bfloat16, load_model
 from pipeline.training.augment import Augmentation, augment
 from pipeline.training.data import HELD_OUT_FROM, Pool, fill, fill_beside, load, pair_path
 from pipeline.training.losses import (
@@ -64,6 +65,9 @@ class TrainingConfig:
         work_dir: Holds pool, checkpoint, losses, pictures and the exported model; not in git.
         pool_dir: Holds the phantom pairs; ``work_dir / "pool"`` when not given.
         seeds: Phantoms to train on; held-out seeds begin at `data.HELD_OUT_FROM`.
+        narrowed: Phantoms with a narrowed canal, `data.NARROWED_FROM` to `data.NARROWED_TO`; half
+            of what is trained on is of them.
+        start: Model folder whose weights the run begins with; none means chance.
         minutes: Length of the run in time spent training, or
         steps: its length in steps; exactly one of the two.
         device: ``"cpu"`` or ``"cuda"``: where it trains, and where augmentation is drawn.
@@ -95,6 +99,8 @@ class TrainingConfig:
     work_dir: Path
     pool_dir: Path | None = None
     seeds: range = range(0, 1000)
+    narrowed: range = range(0)
+    start: Path | None = None
     minutes: float | None = None
     steps: int | None = None
     device: str = "cpu"
@@ -129,6 +135,12 @@ class TrainingConfig:
         """The folder of the phantom pairs."""
         assert self.pool_dir is not None
         return self.pool_dir
+
+    @property
+    def patients(self) -> list[int]:
+        """All seeds, those with a narrowed canal in turn with the others."""
+        pairs = zip_longest(self.seeds, self.narrowed)
+        return [seed for pair in pairs for seed in pair if seed is not None]
 
     @property
     def model_dir(self) -> Path:
@@ -201,14 +213,15 @@ def train(config: TrainingConfig, on_progress: Callable[[Progress], None] = lamb
         The folder of the exported model.
 
     Raises:
-        CannotTrain: When the checkpoint is of the other kind of run (`TrainingConfig.is_plain`), or
-            the processes that make phantoms end before there are enough.
+        CannotTrain: When the checkpoint is of the other kind of run (`TrainingConfig.is_plain`),
+            the model to begin with does not fit, or the processes that make phantoms end before
+            there are enough.
     """
     torch.set_num_threads(config.threads)
     torch.backends.cudnn.benchmark = True
     config.work_dir.mkdir(parents=True, exist_ok=True)
     run = Run(config)
-    pool = Pool(config.pool, config.seeds, config.device)
+    pool = Pool(config.pool, config.seeds, config.device, config.narrowed)
     with _phantoms_made_beside(config) as makers:
         _wait_for(pool, config.min_pairs, makers)
         losses: list[Tensor] = []
@@ -245,7 +258,7 @@ class Run:
         config: Of the run; its checkpoint is read when there is one.
 
     Raises:
-        ValueError: When that is of the other kind of run.
+        CannotTrain: When that is of the other kind of run, or there is no model to begin with.
     """
 
     def __init__(self, config: TrainingConfig) -> None:
@@ -258,6 +271,8 @@ class Run:
         self.denoiser = build_denoiser(self.codec, config.widths).to(
             config.device, memory_format=torch.channels_last
         )
+        if config.start is not None:
+            self._begin_with(config.start)
         self.average = {k: v.clone() for k, v in self.denoiser.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             self.denoiser.parameters(),
@@ -271,6 +286,20 @@ class Run:
             self._load()
         if config.losses.exists():
             self._forget_losses()
+
+    def _begin_with(self, folder: Path) -> None:
+        """Take the weights of a model of the same shape.
+
+        Raises:
+            CannotTrain: When the folder holds no such model.
+        """
+        try:
+            self.denoiser.load_state_dict(load_model(folder).pipeline.denoiser.state_dict())
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            raise CannotTrain(
+                f"expected a model of `pseudomri train` with channels {self.config.widths} in"
+                f" {folder} to begin with, found another: {str(error).splitlines()[0]}"
+            ) from error
 
     @property
     def share(self) -> float:
@@ -452,10 +481,11 @@ def _phantoms_made_beside(config: TrainingConfig) -> Iterator[Sequence[BaseProce
     fill(config.pool, range(HELD_OUT_FROM, HELD_OUT_FROM + 1))
     # spawn: a forked child would inherit torch's thread pools in an unknown state
     context = multiprocessing.get_context("spawn")
+    wanted = config.patients
     makers = [
         context.Process(
             target=fill_beside,
-            args=(config.pool, config.seeds[first :: config.makers], os.getpid()),
+            args=(config.pool, wanted[first :: config.makers], os.getpid()),
             daemon=True,
         )
         for first in range(config.makers)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.provenance import digest_folder
 from pipeline.training import card
-from pipeline.training.data import HELD_OUT_FROM, pair_path, store
+from pipeline.training.data import HELD_OUT_FROM, NARROWED_FROM, pair_path, store
 from pipeline.training.loop import train
 from tests.pipeline.test_training import config, fake_pair
 
@@ -27,12 +28,19 @@ def test_the_card_is_written_from_the_run(tmp_path: Path, is_plain: bool) -> Non
     losses = [json.loads(x)["loss"] for x in run.losses.read_text().splitlines()]
     assert digest_folder(folder) in text
     assert "A narrowed canal may look wider" in text
-    assert "2 phantoms, seeds 2 to 5" in text
+    assert "2 phantoms, seeds 2 to 5 (of the pool" in text
+    assert "h, from nothing |" in text
     assert "| steps | 27 of 1 crops of 32 x 32, each under 2 noises" in text
     assert f"{losses[0]:.3f} to {losses[-1]:.3f}" in text
     assert facts.parameters > 0
     assert "| csf | T2 | 1.00 |" in text
     assert ("the baseline, not for use" in text) == is_plain
+    store(pair_path(pool, NARROWED_FROM), fake_pair(1))
+    narrowed = range(NARROWED_FROM, NARROWED_FROM + 9)
+    went_on = replace(run, narrowed=narrowed, start=folder)
+    text = card.card(card.collect(went_on))
+    assert f", 1 of them with a narrowed canal ({NARROWED_FROM} to {NARROWED_FROM})" in text
+    assert f"h, from phantom-neck 1 (`{digest_folder(folder)[:12]}`) |" in text
     (folder / "calibration.json").write_text("{}")
     for report in ("first report", "second report"):
         card.sign(folder, report)

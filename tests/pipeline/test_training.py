@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,27 @@ import torch
 from pipeline.evaluation.scores import evaluate, lookup_method, noisy, ssim_map, table
 from pipeline.intensity import blur
 from pipeline.model.pipeline import PseudoMRIPipeline
-from pipeline.phantom import PHANTOM_VERSION, Tissue, TrainingPair
+from pipeline.phantom import PHANTOM_VERSION, Tissue, TrainingPair, patient
+from pipeline.synthesis import load_model
 from pipeline.training.augment import Augmentation, augment, blur_each
 from pipeline.training.codec_study import Reconstruction, study_table
-from pipeline.training.data import HELD_OUT_FROM, Batch, Pool, load, pair_path, store
+from pipeline.training.data import (
+    HELD_OUT_FROM,
+    NARROWED_FROM,
+    NARROWING,
+    Batch,
+    Pool,
+    load,
+    pair_path,
+    store,
+    training_patient,
+)
 from pipeline.training.loop import CannotTrain, Run, TrainingConfig, train
 from pipeline.training.losses import (
     DOUBT_QUANTILE,
     OCCULT_SHARE,
+    TISSUE_WEIGHTS,
+    TOUCHING_WEIGHT,
     consistency_loss,
     doubt_loss,
     loss_weights,
@@ -391,3 +405,64 @@ def test_the_codec_study_prints_a_row_for_each_tissue() -> None:
     text = study_table(rows)
     assert text.count("\n") == 3
     assert "| csf | T2 | 0.0200 | 0.0000 |" in text
+
+
+def test_half_of_what_is_drawn_has_a_narrowed_canal(tmp_path: Path) -> None:
+    narrowed = range(NARROWED_FROM, NARROWED_FROM + 2)
+    for seed in (0, 1, 2, narrowed[0]):
+        pair = fake_pair(seed)
+        # told from the others by its signal
+        marked = replace(pair, t2=np.full_like(pair.t2, 0.5)) if seed in narrowed else pair
+        store(pair_path(tmp_path, seed), marked)
+    pool = Pool(tmp_path, range(10), narrowed=narrowed)
+    assert pool.refresh() == 4
+    batch = pool.draw(400, torch.Generator().manual_seed(0))
+    share = (batch.signal[:, 0].flatten(1).std(dim=1) < 1e-3).float().mean()
+    assert 0.4 < float(share) < 0.6
+
+
+def test_the_patients_of_the_narrowed_seeds_have_their_canal_narrowed() -> None:
+    people = [training_patient(seed) for seed in range(NARROWED_FROM, NARROWED_FROM + 60)]
+    first = [person.findings[0] for person in people]
+    kinds = {injury.finding for person in people for injury in person.findings}
+    assert all(any(i.finding in NARROWING for i in person.findings) for person in people)
+    assert kinds > set(NARROWING)
+    assert 1 <= sum(not injury.ct_visible for injury in first) <= 20
+    assert training_patient(3) == patient(3)
+
+
+def test_what_lies_at_the_cord_and_is_no_csf_counts_more() -> None:
+    labels = torch.full((1, 1, 9, 20), int(Tissue.CSF))
+    labels[..., 8:12] = Tissue.CORD
+    wide = loss_weights(labels, labels)[0, 0]
+    labels[:, :, 4, :8] = Tissue.ANNULUS
+    narrowed = loss_weights(labels, labels)[0, 0]
+    annulus = TISSUE_WEIGHTS[Tissue.ANNULUS]
+    assert narrowed[4, 7] == narrowed[4, 6] == TOUCHING_WEIGHT * annulus
+    assert narrowed[4, 5] == annulus
+    # nothing else has changed: neither the cord nor the CSF around it
+    narrowed[4, :8] = wide[4, :8]
+    assert torch.equal(narrowed, wide)
+
+
+def test_slices_that_are_far_apart_blur_from_row_to_row_alone() -> None:
+    image = torch.zeros((1, 1, 21, 21))
+    image[..., 10, 10] = 1
+    width = torch.full((1, 1, 1, 1), 1.1)
+    blurred = blur_each(image, 0 * width, width)[0, 0]
+    assert float(blurred[:, 10].sum()) == pytest.approx(1, abs=1e-3)
+    assert float(blurred[9, 10]) > 0.2
+    assert float(blurred[10, 9]) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_run_begins_with_the_weights_of_a_model(tmp_path: Path, pool_dir: Path) -> None:
+    begun = train(config(tmp_path / "first", pool_dir, steps=3))
+    there = load_model(begun).pipeline.denoiser.state_dict()
+    run = Run(config(tmp_path / "second", pool_dir, start=begun))
+    for name, weights in run.denoiser.state_dict().items():
+        assert torch.equal(weights, there[name]), name
+        assert torch.equal(run.average[name], there[name]), name
+    with pytest.raises(CannotTrain, match="to begin with, found another"):
+        Run(config(tmp_path / "wide", pool_dir, start=begun, widths=(16, 32)))
+    with pytest.raises(CannotTrain, match=r"model_index\.json is missing"):
+        Run(config(tmp_path / "none", pool_dir, start=tmp_path))

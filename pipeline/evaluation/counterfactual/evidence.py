@@ -18,11 +18,12 @@ from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_struc
 from pipeline.canal_rows import read_rows
 from pipeline.contrast import Contrast
 from pipeline.course import Course
-from pipeline.evaluation.canal import CORD_TISSUES, true_cord_mm
+from pipeline.evaluation.canal import true_cord_mm
 from pipeline.evaluation.counterfactual.subjects import Subject, Supporter
 from pipeline.evaluation.scores import Method
 from pipeline.geometry import Float32, Float64
 from pipeline.phantom import Rendered, TrainingPair, Variation
+from pipeline.phantom.tissues import CORD_TISSUES
 
 SHIFTS_MM = (-1.5, 0.0, 1.5)
 """To the back; the sac of a usual canal leaves the cord about as much room."""
