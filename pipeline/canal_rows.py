@@ -27,12 +27,14 @@ class CanalRows:
         csf: Mean peak of both columns.
         cord_mm: Center of the cord, to the front of the canal's middle.
         ap_mm: Wall to wall.
+        front_mm: The wall in front, to the front of the canal's middle.
     """
 
     contrast: Float64
     csf: Float64
     cord_mm: Float64
     ap_mm: Float64
+    front_mm: Float64
 
     @property
     def is_resolved(self) -> NDArray[np.bool_]:
@@ -49,10 +51,10 @@ def read_rows(t2: Float32, course: Course) -> CanalRows:
     """Measure every point of the course, which may have none."""
     profiles = gaussian_filter1d(course.across(t2), 1.0 / STEP_MM, axis=0)
     rows = [_row(p, half) for p, half in zip(profiles, course.half_mm, strict=True)]
-    return CanalRows(*np.array(rows, dtype=np.float64).reshape(-1, 4).T)
+    return CanalRows(*np.array(rows, dtype=np.float64).reshape(-1, 5).T)
 
 
-def _row(profile: Float32, half_mm: float) -> tuple[float, float, float, float]:
+def _row(profile: Float32, half_mm: float) -> tuple[float, float, float, float, float]:
     inside = np.flatnonzero(np.abs(ACROSS_MM) <= half_mm)
     core = np.flatnonzero(np.abs(ACROSS_MM) <= 0.55 * half_mm)
     low = int(core[profile[core].argmin()])
@@ -63,11 +65,12 @@ def _row(profile: Float32, half_mm: float) -> tuple[float, float, float, float]:
     csf = float(profile[back] + profile[front]) / 2
     contrast = (fainter - float(profile[low])) / max(csf, 1e-3)
     if contrast <= RESOLVED_CONTRAST:
-        return contrast, csf, np.nan, np.nan
+        return contrast, csf, np.nan, np.nan, np.nan
     level = (fainter + float(profile[low])) / 2
     band = np.clip(level - profile[back : front + 1], 0, None)
     cord = float((band * ACROSS_MM[back : front + 1]).sum() / band.sum())
-    return contrast, csf, cord, _wall_mm(profile, front, 1) - _wall_mm(profile, back, -1)
+    wall = _wall_mm(profile, front, 1)
+    return contrast, csf, cord, wall - _wall_mm(profile, back, -1), wall
 
 
 def _wall_mm(profile: Float32, peak: int, side: int) -> float:

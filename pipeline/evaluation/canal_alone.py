@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.canal_rows import read_rows
 from pipeline.contrast import Contrast
+from pipeline.evaluation.canal import shows_cord
 from pipeline.evaluation.counterfactual.run import CORD_SLICES, model_supporter
 from pipeline.evaluation.counterfactual.subjects import Subject
 from pipeline.evaluation.effaced import Effaced, EffacedTally
@@ -69,7 +70,8 @@ def narrowed(model: Model, seeds: range, *, ct_visible: bool) -> Effaced:
             unsupported = supporter(ct).unsupported | faint_canal(t2, walls)
         drawn, true = read_rows(t2, subject.course), read_rows(truth.t2, subject.course)
         faint = is_faint(read_rows(t2, walls))
-        tally.add(drawn, true, truth.labels, subject.course, faint, unsupported)
+        is_shown = shows_cord(subject.person)
+        tally.add(drawn, true, truth.labels, subject.course, faint, unsupported, is_shown=is_shown)
     return tally.score()
 
 

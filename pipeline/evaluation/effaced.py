@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from pipeline.canal_rows import CanalRows
 from pipeline.course import ACROSS_MM, Course
-from pipeline.evaluation.canal import CORD_TISSUES
 from pipeline.evaluation.injuries import Share
 from pipeline.geometry import Float64
 from pipeline.phantom import Tissue
+from pipeline.phantom.tissues import CORD_TISSUES
 
 Mask = NDArray[np.bool_]
 
@@ -33,6 +33,8 @@ class Effaced:
         phantoms: That have such rows.
         false_csf: Of the rows in which the true T2 shows no CSF on one side at least, those in
             which the pseudo-T2 shows it on both.
+        false_csf_shown: The same in phantoms whose CT tells cord from CSF: elsewhere nothing in it
+            says at which wall the cord lies.
         unmarked: Of the same rows, those in which it is on both and no stretch of faint CSF is
             hatched (`pipeline.narrowing`): what misleads a reader of the support map too.
         faint: Of the same rows, those in such a stretch.
@@ -51,6 +53,7 @@ class Effaced:
 
     phantoms: int
     false_csf: Share
+    false_csf_shown: Share
     unmarked: Share
     faint: Share
     faint_elsewhere: Share
@@ -69,7 +72,7 @@ class EffacedTally:
 
     def __init__(self) -> None:
         # a line a row: is effaced in the true T2, in the labels, resolved there, in ours, hatched,
-        # step there, in ours, faint in ours
+        # step there, in ours, faint in ours, whether the CT shows the cord
         self._rows: list[Float64] = []
         self._phantoms = 0
 
@@ -81,6 +84,8 @@ class EffacedTally:
         course: Course,
         faint: Mask,
         unsupported: Mask | None = None,
+        *,
+        is_shown: bool,
     ) -> None:
         """Take up one phantom.
 
@@ -91,6 +96,7 @@ class EffacedTally:
             course: Of the canal.
             faint: Points of `drawn` in stretches with faint CSF.
             unsupported: The support map, of the same shape; None where none was made.
+            is_shown: Whether the CT tells the cord from CSF.
         """
         effaced = ~true.is_resolved
         self._phantoms += int(effaced.any())
@@ -100,17 +106,19 @@ class EffacedTally:
         columns = (
             effaced, unlabeled(labels, course), true.is_resolved, drawn.is_resolved, hatched,
             true.contrast * true.csf, drawn.contrast * drawn.csf, faint,
+            np.full(len(effaced), is_shown),
         )  # fmt: skip
         self._rows.append(np.stack([np.asarray(c, dtype=np.float64) for c in columns], axis=1))
 
     def score(self) -> Effaced:
         """Over all."""
-        rows = np.concatenate(self._rows) if self._rows else np.empty((0, 8))
-        is_effaced, is_drawn, is_faint = (rows[:, n] > 0 for n in (0, 3, 7))
+        rows = np.concatenate(self._rows) if self._rows else np.empty((0, 9))
+        is_effaced, is_drawn, is_faint, is_shown = (rows[:, n] > 0 for n in (0, 3, 7, 8))
         here, empty = rows[is_effaced], rows[rows[:, 1] > 0]
         return Effaced(
             self._phantoms,
             Share.count(int((is_effaced & is_drawn).sum()), len(here)),
+            Share.count(int((is_effaced & is_drawn & is_shown).sum()), int(here[:, 8].sum())),
             Share.count(int((is_effaced & is_drawn & ~is_faint).sum()), len(here)),
             Share.count(int((is_effaced & is_faint).sum()), len(here)),
             Share.count(int((~is_effaced & is_faint).sum()), len(rows) - len(here)),

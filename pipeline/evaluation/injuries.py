@@ -1,4 +1,4 @@
-"""Are injuries found by a threshold on the signal of a region, and are healthy levels left alone.
+"""Are injuries found by a threshold on a region's signal or the canal's shape, are others spared.
 
 Regions come from the patient's uninjured twin, so that they do not give away where the injury is;
 only a translation stays in the twin, since it moves the bones. Thresholds are chosen on other
@@ -8,14 +8,16 @@ take them so, are a little too narrow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta, rankdata
 
+from pipeline.canal_rows import read_rows
 from pipeline.course import Course
+from pipeline.evaluation.shapes import lost_csf, wall_step_mm
 from pipeline.geometry import Float32, Float64, Grid
 from pipeline.phantom import LEVELS, Finding, Patient, Tissue, TrainingPair, patient, render
 from pipeline.phantom.frame import Coordinates
@@ -30,8 +32,18 @@ FOUND_BY_SIGNAL = (
     Finding.INTERSPINOUS_INJURY,
     Finding.VERTEBRAL_FRACTURE,
 )
-"""The others change shapes, not signal, and nothing finds stenosis or translation here; what is
-known of narrowed canals is `pipeline.evaluation.effaced`."""
+
+FOUND_BY_SHAPE = (Finding.CANAL_STENOSIS, Finding.TRANSLATION)
+"""Without a signal of their own (`pipeline.evaluation.shapes`)."""
+
+CHANGES_SHAPE = (
+    *FOUND_BY_SHAPE,
+    Finding.FACET_DISLOCATION,
+    Finding.VERTEBRAL_FRACTURE,
+    Finding.CORD_OEDEMA,
+)
+"""One of these at a level, or at the next, and the canal there is neither sound nor what is looked
+for: a piece of bone or a swollen cord takes the CSF as well."""
 
 LESION: Mapping[Finding, tuple[Tissue, ...]] = {
     Finding.PREVERTEBRAL_HAEMATOMA: (Tissue.HAEMATOMA,),
@@ -49,7 +61,6 @@ NOT_PREVERTEBRAL = (
     Tissue.OESOPHAGUS,
 )
 SMALLEST_PIXELS = 12
-STATISTICS = ("mean", "p95")
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class Sample:
         finding: Looked for.
         is_injured: Whether it is there.
         ct_visible: Whether the CT shows it; of no meaning at a healthy level.
-        values: By image and statistic, such as ``("STIR", "p95")``.
+        values: By image and statistic, such as ``("STIR", "p95")`` or ``("STIR", "step, mm")``.
     """
 
     finding: Finding
@@ -76,7 +87,7 @@ class Detection:
     Args:
         finding: Which.
         image: ``"STIR"``, ``"T2"``, or the truth's as the ceiling.
-        statistic: Of the region, chosen with the threshold.
+        statistic: Of the region, chosen with the threshold; or of the shape.
         threshold: Chosen on the tuning phantoms.
         sensitivity_visible: Found, of those with a CT sign; with 95% limits and count.
         sensitivity_occult: Found, of those without.
@@ -150,7 +161,34 @@ def samples_of(
             }
             visible = injury is not None and injury.ct_visible
             out.append(Sample(finding, is_here, visible, values))
-    return out
+    return out + list(_shapes_of(images, person, course, grid))
+
+
+def _shapes_of(
+    images: Mapping[str, Float32], person: Patient, course: Course, grid: Grid
+) -> Iterator[Sample]:
+    """Every level whose canal can be measured in all images, for each finding of a shape."""
+    read = {name: read_rows(image, course) for name, image in images.items()}
+    for number, level in enumerate(person.spine.levels[: len(LEVELS)]):
+        disc = person.frame.position_mm(level.disc_middle)
+        values: dict[Finding, dict[tuple[str, str], float]] = {
+            Finding.CANAL_STENOSIS: {
+                (name, "lost CSF"): lost_csf(rows, course, disc) for name, rows in read.items()
+            },
+            Finding.TRANSLATION: {
+                (name, "step, mm"): wall_step_mm(rows, course, disc, grid.spacing_mm[1])
+                for name, rows in read.items()
+            },
+        }
+        is_near = abs(number - person.injuries.level) <= 1
+        is_disturbed = is_near and any(person.injuries.visible(f) for f in CHANGES_SHAPE)
+        for finding, measured in values.items():
+            injury = person.injuries.get(finding)
+            is_here = injury is not None and number == person.injuries.level
+            if (is_disturbed and not is_here) or not np.isfinite(list(measured.values())).all():
+                continue
+            visible = injury is not None and injury.ct_visible
+            yield Sample(finding, is_here, visible, measured)
 
 
 def _statistics(values: Float32) -> dict[str, float]:
@@ -216,7 +254,7 @@ def detect(tuning: Sequence[Sample], judged: Sequence[Sample]) -> list[Detection
     """
     images = list(dict.fromkeys(name for s in judged for name, _ in s.values))
     rows = []
-    for finding in FOUND_BY_SIGNAL:
+    for finding in FOUND_BY_SIGNAL + FOUND_BY_SHAPE:
         for image in images:
             chosen = _choose(tuning, finding, image)
             if chosen is not None:
@@ -227,7 +265,8 @@ def detect(tuning: Sequence[Sample], judged: Sequence[Sample]) -> list[Detection
 def _choose(tuning: Sequence[Sample], finding: Finding, image: str) -> tuple[str, float] | None:
     """Statistic with the best AUC, threshold with the best sum of sensitivity and specificity."""
     best: tuple[float, str, float] | None = None
-    for statistic in STATISTICS:
+    measured = (key for s in tuning if s.finding == finding for key in s.values)
+    for statistic in dict.fromkeys(statistic for name, statistic in measured if name == image):
         sick, well, _ = _split(tuning, finding, (image, statistic))
         if not sick.size or not well.size:
             return None

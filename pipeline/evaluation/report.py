@@ -169,10 +169,8 @@ def _target_note() -> str:
         "What is asked of a model that is shown to anybody. *reached* goes by the measured value;"
         " in brackets how many it rests on and the exact 95% limit that so few leave open. Tissues"
         " of the spine are the sound ones without the flaval ligament, which is scored nowhere; the"
-        " tissues of lesions are counted apart. Stenosis and translation have no sensitivity and no"
-        " specificity: they change shapes, and no rule is here that would find them. The row on CSF"
-        " is what is known of narrowed canals; its rows, half a millimeter apart, are not"
-        " independent, so that no exact limit stands there."
+        " tissues of lesions are counted apart. The rows on CSF go by points of the canal half a"
+        " millimeter apart, which are not independent, so that no exact limit stands there."
     )
 
 
@@ -230,8 +228,10 @@ def _canal(canal: CanalScore) -> str:
 def _effaced_note() -> str:
     return (
         "Rows in which the true T2 shows no CSF on one side of the cord at least: narrowed,"
-        " slipped, or filled by a swollen cord. CSF that the pseudo-T2 shows on both sides there is"
-        " drawn from habit, and hides a compression. *fainter column*: how much brighter than the"
+        " slipped, filled by a swollen cord, or with a cord that lies at a wall. CSF that the"
+        " pseudo-T2 shows on both sides there is drawn from habit, and hides a compression. Where"
+        " the CT does not tell cord from CSF, nothing in it says at which wall the cord lies."
+        " *fainter column*: how much brighter than the"
         " cord it is, CSF = 1. *hatched*: mean share of the canal, wall to wall, that the support"
         " map marks. *hatched as faint*: since both columns together are fainter than usual."
         " *label map*: rows with less than half a millimeter of CSF on one side; where"
@@ -253,6 +253,7 @@ def effaced_table(effaced: Effaced) -> str:
         ("measure", "pseudo-T2", "true T2"),
         (
             (f"CSF on both sides ({effaced.phantoms} phantoms)", share(effaced.false_csf), "none"),
+            ("the same where the CT shows the cord", share(effaced.false_csf_shown), "none"),
             ("fainter column", number(effaced.step_drawn, ".2f"), number(effaced.step_true, ".2f")),
             ("CSF on both sides, and not hatched as faint", share(effaced.unmarked), ""),
             ("hatched as faint", share(effaced.faint), ""),
@@ -279,8 +280,11 @@ def _continuity(found: Evaluation) -> str:
 def _injury_note(found: Evaluation) -> str:
     assumed = ", ".join(f"{f.value} {share:.0%}" for f, share in CT_VISIBLE.items() if share < 1)
     return (
-        "A region above a threshold counts as found. Regions come from the uninjured twin;"
-        f" thresholds from other phantoms (seeds {_seeds(found.facts['tuning'])}). *visible*: with"
+        "A region above a threshold counts as found. Regions come from the uninjured twin."
+        " Stenosis and translation have no signal of their own: *lost CSF* is 1 less the faintest"
+        " CSF at the disc, *step* how far the backs of the bodies above and below it are apart;"
+        " levels beside an injury that changes shapes are not counted."
+        f" Thresholds from other phantoms (seeds {_seeds(found.facts['tuning'])}). *visible*: with"
         " a CT sign; *occult*: without, where a finding would be invented or missed. Exact 95%"
         " limits; levels of one patient count as independent, which makes them too narrow. *true*:"
         " the same on the true image, the ceiling. The share of findings with a CT sign is"

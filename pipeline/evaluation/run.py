@@ -21,7 +21,7 @@ from pipeline.anatomy import Anatomy
 from pipeline.canal_rows import read_rows
 from pipeline.contrast import ALL_CONTRASTS, Contrast
 from pipeline.course import Course, anatomy_course
-from pipeline.evaluation.canal import VERTEBRAE, CanalScore, CanalTally
+from pipeline.evaluation.canal import VERTEBRAE, CanalScore, CanalTally, shows_cord
 from pipeline.evaluation.counterfactual.run import model_supporter
 from pipeline.evaluation.counterfactual.subjects import Supporter
 from pipeline.evaluation.course import phantom_course
@@ -225,7 +225,9 @@ class Canals:
         if self._supporter is not None and not true.is_resolved.all():
             unsupported = _canal_map(self._supporter, case) | faint_canal(t2, walls)
         faint = is_faint(read_rows(t2, walls))
-        self.effaced.add(drawn, true, pair.labels, course, faint, unsupported)
+        self.effaced.add(
+            drawn, true, pair.labels, course, faint, unsupported, is_shown=shows_cord(case.person)
+        )
 
 
 def _canal_map(supporter: Supporter, case: Case) -> Mask:

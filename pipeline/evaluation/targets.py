@@ -125,8 +125,11 @@ def canal_targets(canal: CanalScore, effaced: Effaced) -> Iterator[Target]:
     yield Target("CSF drawn on both sides of the cord, of the rows where the true T2 shows none on"
                  " one", shown.value, FALSE_CSF, True,
                  f"{shown.hits} of {shown.of} rows, {effaced.phantoms} phantoms")  # fmt: skip
+    told = effaced.false_csf_shown
+    yield Target("the same where the CT tells cord from CSF", told.value, FALSE_CSF, True,
+                 f"{told.hits} of {told.of} rows")  # fmt: skip
     bare = effaced.unmarked
-    yield Target("of these rows, CSF drawn on both sides and not hatched as faint", bare.value,
+    yield Target("of all these rows, CSF drawn on both sides and not hatched as faint", bare.value,
                  FALSE_CSF, True, f"{bare.hits} of {bare.of} rows")  # fmt: skip
 
 

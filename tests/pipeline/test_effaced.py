@@ -18,7 +18,12 @@ OPEN, NARROW = drawn_canal(0.0, 20.0), drawn_canal(3.6, 20.0)
 
 
 def scored(
-    t2: Float32, truth: Rendered, share: float | None = None, *, is_faint: bool = False
+    t2: Float32,
+    truth: Rendered,
+    share: float | None = None,
+    *,
+    is_faint: bool = False,
+    is_shown: bool = True,
 ) -> Effaced:
     course, tally = straight_course(), EffacedTally()
     unsupported = None
@@ -27,7 +32,7 @@ def scored(
         unsupported[:, : round(share * t2.shape[1])] = True
     rows = read_rows(t2, course), read_rows(truth.t2, course)
     faint = np.full(len(course.index), is_faint)
-    tally.add(*rows, truth.labels, course, faint, unsupported)
+    tally.add(*rows, truth.labels, course, faint, unsupported, is_shown=is_shown)
     return tally.score()
 
 
@@ -38,6 +43,9 @@ def test_csf_before_a_cord_that_touches_the_wall_is_false() -> None:
     assert habit.step_drawn > 0.4
     assert habit.step_true < 0.1
     assert math.isnan(habit.hatched)
+    assert (habit.false_csf_shown.hits, habit.false_csf_shown.of) == (points, points)
+    hidden = scored(OPEN.t2, NARROW, is_shown=False)
+    assert (hidden.false_csf.hits, hidden.false_csf_shown.of) == (points, 0)
     same = scored(NARROW.t2, NARROW)
     assert (same.false_csf.hits, same.false_csf.of) == (0, points)
     assert same.step_drawn == same.step_true

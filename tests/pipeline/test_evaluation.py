@@ -22,7 +22,14 @@ from pipeline.course import ACROSS_MM, Course
 from pipeline.evaluation import canal_alone, report
 from pipeline.evaluation.canal import CanalTally, true_cord_mm
 from pipeline.evaluation.course import phantom_course
-from pipeline.evaluation.injuries import Sample, Share, auc, detect, samples_of
+from pipeline.evaluation.injuries import (
+    FOUND_BY_SIGNAL,
+    Sample,
+    Share,
+    auc,
+    detect,
+    samples_of,
+)
 from pipeline.evaluation.pages import finite
 from pipeline.evaluation.reference_free import ReferenceFree, measure
 from pipeline.evaluation.run import Evaluation, Plan, RealNeck, evaluate_all
@@ -144,7 +151,7 @@ def test_no_picture_of_a_patient_leaves_the_page_without_the_mark(found: Evaluat
 def test_what_a_figure_does_not_say_stands_beside_it(found: Evaluation) -> None:
     for text in (report.as_markdown(found), report.as_html(found)):
         assert "The baseline is no fair one" in text
-        assert "Stenosis and translation have no sensitivity" in text
+        assert "Stenosis and translation have no signal of their own" in text
     canal = replace(found.canal, ap_measured=0.75)
     assert "| APs that could be measured | 75.0% |" in report.as_markdown(
         replace(found, canal=canal)
@@ -220,7 +227,12 @@ def test_regions_do_not_know_where_the_injury_is(
     flat: Float32 = np.ones_like(pair.t2)
     samples = samples_of({"flat": flat}, pair, person, course, grid)
     assert {s.is_injured for s in samples} == {True, False}
-    assert {v for s in samples for v in s.values.values()} == {1.0}
+    regions = [s for s in samples if s.finding in FOUND_BY_SIGNAL]
+    assert {v for s in regions for v in s.values.values()} == {1.0}
+    # and where nothing is drawn no CSF is lost, and no wall is seen
+    assert {(s.finding, *s.values.values()) for s in samples if s not in regions} == {
+        (Finding.CANAL_STENOSIS, 0.0)
+    }
 
 
 def test_thresholds_are_chosen_on_the_tuning_phantoms_alone() -> None:
