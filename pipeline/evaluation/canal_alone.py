@@ -1,8 +1,9 @@
 """The canal's part of the evaluation alone, in minutes, and narrowed canals beside it.
 
 ``python -m pipeline.evaluation.canal_alone --pool POOL`` prints the targets and tables that
-`pseudomri evaluate` prints of canal and cord, and the rows without CSF once more for phantoms whose
-canal is narrowed on purpose (`Finding.CANAL_STENOSIS`).
+`pseudomri evaluate` prints of canal and cord and of the injuries that change its shape, and the
+rows without CSF once more for phantoms whose canal is narrowed on purpose
+(`Finding.CANAL_STENOSIS`).
 """
 
 from __future__ import annotations
@@ -15,15 +16,24 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.canal_rows import read_rows
-from pipeline.contrast import Contrast
+from pipeline.contrast import ALL_CONTRASTS, Contrast
 from pipeline.evaluation.canal import shows_cord
 from pipeline.evaluation.counterfactual.run import CORD_SLICES, model_supporter
 from pipeline.evaluation.counterfactual.subjects import Subject
 from pipeline.evaluation.effaced import Effaced, EffacedTally
-from pipeline.evaluation.report import canal_parts, effaced_table, targets_table
-from pipeline.evaluation.run import JUDGED, Canals, cases, fill_pool
-from pipeline.evaluation.scores import NOISE_HU, model_method
-from pipeline.evaluation.targets import canal_targets
+from pipeline.evaluation.injuries import Detection, Sample, detect, shape_samples
+from pipeline.evaluation.report import canal_parts, effaced_table, injuries_table, targets_table
+from pipeline.evaluation.run import (
+    JUDGED,
+    TUNING,
+    Canals,
+    Case,
+    cases,
+    fill_pool,
+    true_images,
+)
+from pipeline.evaluation.scores import NOISE_HU, Images, model_method
+from pipeline.evaluation.targets import canal_targets, detection_targets
 from pipeline.narrowing import faint_canal, is_faint
 from pipeline.phantom import Finding, Variation
 from pipeline.synthesis import Model, load_model
@@ -33,21 +43,42 @@ NARROWED = range(97_010, 97_034)
 """Of the phantoms that are kept for counterfactual tests: nothing is trained or chosen on them."""
 
 
-def judge(model: Model, pool: Path, seeds: range) -> Canals:
-    """Canal and cord of held-out phantoms, from the slices through the canal alone.
+def judge(model: Model, pool: Path, seeds: range) -> tuple[Canals, list[Sample]]:
+    """Canal and cord of held-out phantoms, and the shapes at their discs.
 
     Args:
         model: Under test.
         pool: Folder of phantom pairs; missing ones are drawn into it.
         seeds: Of the phantoms.
     """
-    run, canals = model_method(model), Canals(model)
+    canals, shapes = Canals(model), list[Sample]()
+    for case, images in _drawn(model, pool, seeds, "held-out phantoms"):
+        canals.add(images[Contrast.T2], case)
+        shapes += _shapes(case, images)
+    return canals, shapes
+
+
+def tune(model: Model, pool: Path, seeds: range) -> list[Sample]:
+    """The shapes at the discs of the phantoms that thresholds are chosen on."""
+    seen = _drawn(model, pool, seeds, "thresholds")
+    return [sample for case, images in seen for sample in _shapes(case, images)]
+
+
+def _drawn(model: Model, pool: Path, seeds: range, what: str) -> Iterator[tuple[Case, Images]]:
+    """Phantoms with their pseudo-MRI, which is empty beside the slices through the canal."""
+    run = model_method(model)
     fill_pool(pool, seeds, _tell)
-    for case in cases(pool, seeds, "held-out phantoms", _tell):
-        t2 = np.zeros_like(case.ct)
-        t2[case.canal_slices] = run(case.ct[case.canal_slices])[Contrast.T2]
-        canals.add(t2, case)
-    return canals
+    for case in cases(pool, seeds, what, _tell):
+        images = {contrast: np.zeros_like(case.ct) for contrast in ALL_CONTRASTS}
+        for contrast, made in run(case.ct[case.canal_slices]).items():
+            images[contrast][case.canal_slices] = made
+        yield case, images
+
+
+def _shapes(case: Case, images: Images) -> Iterator[Sample]:
+    named = {str(contrast): image for contrast, image in images.items()}
+    named |= {f"true {contrast}": image for contrast, image in true_images(case.pair).items()}
+    return shape_samples(named, case.person, case.course, case.grid)
 
 
 def narrowed(model: Model, seeds: range, *, ct_visible: bool) -> Effaced:
@@ -79,12 +110,16 @@ def _tell(what: str, done: int, total: int) -> None:
     print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
 
 
-def _printed(canals: Canals, stenoses: Effaced, hidden: Effaced) -> Iterator[str]:
+def _printed(
+    canals: Canals, detections: list[Detection], stenoses: Effaced, hidden: Effaced
+) -> Iterator[str]:
     canal, effaced = canals.canal.score(), canals.effaced.score()
-    yield targets_table(list(canal_targets(canal, effaced)))
+    yield targets_table([*canal_targets(canal, effaced), *detection_targets(detections)])
     for title, note, text in canal_parts(canal, effaced):
         yield f"### {title}\n\n{note}\n\n{text}"
-    yield "The same in phantoms with a stenosis and nothing else:"
+    yield "Injuries that change the canal's shape:"
+    yield injuries_table(detections)
+    yield "Rows without CSF in phantoms with a stenosis and nothing else:"
     yield effaced_table(stenoses)
     yield "And where the CT does not show the stenosis:"
     yield effaced_table(hidden)
@@ -99,11 +134,12 @@ def main() -> None:
     parser.add_argument("--narrowed", type=seed_range, default=NARROWED, help="A:B")
     asked = parser.parse_args()
     model = load_model(asked.model)
-    canals = judge(model, asked.pool, asked.seeds)
+    canals, shapes = judge(model, asked.pool, asked.seeds)
+    detections = detect(tune(model, asked.pool, TUNING), shapes)
     stenoses, hidden = (
         narrowed(model, asked.narrowed, ct_visible=is_visible) for is_visible in (True, False)
     )
-    print(*_printed(canals, stenoses, hidden), sep="\n\n")
+    print(*_printed(canals, detections, stenoses, hidden), sep="\n\n")
 
 
 if __name__ == "__main__":

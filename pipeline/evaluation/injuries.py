@@ -161,13 +161,20 @@ def samples_of(
             }
             visible = injury is not None and injury.ct_visible
             out.append(Sample(finding, is_here, visible, values))
-    return out + list(_shapes_of(images, person, course, grid))
+    return out + list(shape_samples(images, person, course, grid))
 
 
-def _shapes_of(
+def shape_samples(
     images: Mapping[str, Float32], person: Patient, course: Course, grid: Grid
 ) -> Iterator[Sample]:
-    """Every level whose canal can be measured in all images, for each finding of a shape."""
+    """Every level whose canal can be measured in all images, for each finding of a shape.
+
+    Args:
+        images: ``(slice, row, column)`` by name; only the slices through the canal count.
+        person: Whose they are.
+        course: Of the person's canal in the grid.
+        grid: Of the images.
+    """
     read = {name: read_rows(image, course) for name, image in images.items()}
     for number, level in enumerate(person.spine.levels[: len(LEVELS)]):
         disc = person.frame.position_mm(level.disc_middle)

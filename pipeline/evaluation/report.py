@@ -158,7 +158,7 @@ def _parts(found: Evaluation) -> list[tuple[str, str, str]]:
         ),
         *canal_parts(found.canal, found.effaced),
         ("Continuity", "Ratio of predicted to true, and rank correlation.", _continuity(found)),
-        ("Injuries", _injury_note(found), _injuries(found.detections)),
+        ("Injuries", _injury_note(found), injuries_table(found.detections)),
         ("Measures without a truth", _free_note(), _free(found.uninjured, found.real)),
     ]
     return parts
@@ -292,7 +292,9 @@ def _injury_note(found: Evaluation) -> str:
     )
 
 
-def _injuries(detections: Sequence[Detection]) -> str:
+def injuries_table(detections: Sequence[Detection]) -> str:
+    """Markdown."""
+
     def share(s: Share) -> str:
         return f"{s.value:.2f} ({s.low:.2f}-{s.high:.2f}), n {s.of}" if s.of else "n 0"
 

@@ -249,7 +249,7 @@ class _Following:
         marrow = case.pair.labels == Tissue.MARROW
         levels = [v for v in case.person.spine.levels if v.name in VERTEBRAE]
         points = [case.person.frame.position_mm(v.middle, v.depth / 2) for v in levels]
-        for contrast, truth in _true(case.pair).items():
+        for contrast, truth in true_images(case.pair).items():
             made = images[contrast]
             steps = tuple(float(np.abs(np.diff(v, axis=0))[body].mean()) for v in (made, truth))
             self._steps[contrast].append((steps[0], steps[1]))
@@ -432,12 +432,13 @@ def many_steps(model: Model, ct: Float32, steps: int, seed: int = 0) -> Images:
     return {c: out[:, i] for i, c in enumerate(ALL_CONTRASTS)}
 
 
-def _true(pair: TrainingPair) -> dict[Contrast, Float32]:
+def true_images(pair: TrainingPair) -> dict[Contrast, Float32]:
+    """T2 and STIR of a phantom."""
     return {Contrast.T2: pair.t2, Contrast.STIR: pair.stir}
 
 
 def _samples(images: Images, case: Case) -> list[Sample]:
-    truth = _true(case.pair)
+    truth = true_images(case.pair)
     named = {str(c): images[c] for c in ALL_CONTRASTS}
     named |= {f"true {c}": truth[c] for c in ALL_CONTRASTS}
     return samples_of(named, case.pair, case.person, case.course, case.grid)
@@ -473,7 +474,7 @@ def _picture(case: Case, made: Mapping[str, Images]) -> Pictures:
         case.person.seed,
         f"{case.person.injured_level}: {names}" if names else "no injury",
         case.ct[k],
-        {c: v[k] for c, v in _true(case.pair).items()},
+        {c: v[k] for c, v in true_images(case.pair).items()},
         {name: {c: v[k] for c, v in images.items()} for name, images in made.items()},
     )
 

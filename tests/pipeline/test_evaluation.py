@@ -101,7 +101,7 @@ def test_the_canal_is_judged_against_the_true_t2_level_by_level(found: Evaluatio
 def test_the_canal_alone_is_the_canal_of_the_whole(
     found: Evaluation, pool: Path, tmp_path: Path
 ) -> None:
-    canals = canal_alone.judge(
+    canals, _ = canal_alone.judge(
         load_model(save_tiny(tmp_path), "cpu"), pool, range(INJURED, INJURED + 1)
     )
     # rounded: fewer slices at a time are summed in another order
