@@ -91,7 +91,7 @@ def train(
         raise Refuse(f"--narrowed: expected at most {most}, found {narrowed}")
     settings = for_gpu(os.cpu_count() or 1) if device == "cuda" else {"min_pairs": FIRST_PAIRS}
     # Training begins with so many patients; there may be fewer in all.
-    settings["min_pairs"] = min(settings["min_pairs"], patients)
+    settings["min_pairs"] = min(settings["min_pairs"], patients + narrowed)
     try:
         config = TrainingConfig(
             work_dir=folder,

@@ -428,7 +428,10 @@ def test_the_patients_of_the_narrowed_seeds_have_their_canal_narrowed() -> None:
     assert all(any(i.finding in NARROWING for i in person.findings) for person in people)
     assert kinds > set(NARROWING)
     assert 1 <= sum(not injury.ct_visible for injury in first) <= 20
-    assert training_patient(3) == patient(3)
+    # any other seed is the phantom's own patient
+    assert [training_patient(seed).injuries for seed in range(40)] == [
+        patient(seed).injuries for seed in range(40)
+    ]
 
 
 def test_what_lies_at_the_cord_and_is_no_csf_counts_more() -> None:
