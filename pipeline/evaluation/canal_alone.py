@@ -21,7 +21,7 @@ from pipeline.evaluation.canal import shows_cord
 from pipeline.evaluation.counterfactual.run import CORD_SLICES, model_supporter
 from pipeline.evaluation.counterfactual.subjects import Subject
 from pipeline.evaluation.effaced import Effaced, EffacedTally
-from pipeline.evaluation.injuries import Detection, Sample, detect, shape_samples
+from pipeline.evaluation.injuries import FOUND_BY_SHAPE, Detection, Sample, detect, shape_samples
 from pipeline.evaluation.report import canal_parts, effaced_table, injuries_table, targets_table
 from pipeline.evaluation.run import (
     JUDGED,
@@ -35,7 +35,7 @@ from pipeline.evaluation.run import (
 from pipeline.evaluation.scores import NOISE_HU, Images, model_method
 from pipeline.evaluation.targets import canal_targets, detection_targets
 from pipeline.narrowing import faint_canal, is_faint
-from pipeline.phantom import Finding, Variation
+from pipeline.phantom import Finding, Variation, patient
 from pipeline.synthesis import Model, load_model
 from pipeline.training.calibrate import seed_range
 
@@ -106,12 +106,39 @@ def narrowed(model: Model, seeds: range, *, ct_visible: bool) -> Effaced:
     return tally.score()
 
 
+def forced(model: Model, seeds: range) -> list[Sample]:
+    """The shapes of phantoms with one injury that changes them, shown by the CT, and nothing else.
+
+    Of the held-out phantoms only a few have one.
+
+    Args:
+        model: Under test.
+        seeds: As for `narrowed`.
+    """
+    run, shapes = model_method(model), list[Sample]()
+    visible = Variation(ct_visible=True)
+    for finding in FOUND_BY_SHAPE:
+        for number, seed in enumerate(seeds):
+            _tell(f"phantoms with {finding.value}", number, len(seeds))
+            subject, person = Subject.of(seed, CORD_SLICES), patient(seed, [finding], visible)
+            truth = subject.twin([finding], visible)
+            made = run(truth.ct + NOISE_HU * subject.noise())
+            named = {str(contrast): image for contrast, image in made.items()}
+            named |= {"true T2": truth.t2, "true STIR": truth.stir}
+            shapes += shape_samples(named, person, subject.course_of(person), subject.grid)
+    return shapes
+
+
 def _tell(what: str, done: int, total: int) -> None:
     print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
 
 
 def _printed(
-    canals: Canals, detections: list[Detection], stenoses: Effaced, hidden: Effaced
+    canals: Canals,
+    detections: list[Detection],
+    alone: list[Detection],
+    stenoses: Effaced,
+    hidden: Effaced,
 ) -> Iterator[str]:
     canal, effaced = canals.canal.score(), canals.effaced.score()
     yield targets_table([*canal_targets(canal, effaced), *detection_targets(detections)])
@@ -119,6 +146,8 @@ def _printed(
         yield f"### {title}\n\n{note}\n\n{text}"
     yield "Injuries that change the canal's shape:"
     yield injuries_table(detections)
+    yield "The same in phantoms that have it and nothing else, with the same thresholds:"
+    yield injuries_table(alone)
     yield "Rows without CSF in phantoms with a stenosis and nothing else:"
     yield effaced_table(stenoses)
     yield "And where the CT does not show the stenosis:"
@@ -135,11 +164,12 @@ def main() -> None:
     asked = parser.parse_args()
     model = load_model(asked.model)
     canals, shapes = judge(model, asked.pool, asked.seeds)
-    detections = detect(tune(model, asked.pool, TUNING), shapes)
+    tuned = tune(model, asked.pool, TUNING)
+    detections, alone = detect(tuned, shapes), detect(tuned, forced(model, asked.narrowed))
     stenoses, hidden = (
         narrowed(model, asked.narrowed, ct_visible=is_visible) for is_visible in (True, False)
     )
-    print(*_printed(canals, detections, stenoses, hidden), sep="\n\n")
+    print(*_printed(canals, detections, alone, stenoses, hidden), sep="\n\n")
 
 
 if __name__ == "__main__":

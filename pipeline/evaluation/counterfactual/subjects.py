@@ -75,6 +75,10 @@ class Subject:
         """The same patient with these findings and this variation, on the same grid."""
         return render(patient(self.person.seed, findings, variation), self.grid, supersample=2)
 
+    def course_of(self, person: Patient) -> Course:
+        """The canal of a twin, which a slipped column moves, in the middle slice."""
+        return _in_slice(phantom_course(person, self.grid), self.grid.shape[0] // 2)
+
     def noise(self) -> Float32:
         """One field for all twins, ``(slice, row, column)``: standard deviation 1, like a CT's."""
         rng = np.random.default_rng(self.person.seed)
