@@ -78,6 +78,7 @@ def train(
     import torch  # noqa: PLC0415
 
     from pipeline.training import card  # noqa: PLC0415
+    from pipeline.training.augment import THICKEST_PX, Augmentation  # noqa: PLC0415
     from pipeline.training.data import NARROWED_FROM, NARROWED_TO  # noqa: PLC0415
     from pipeline.training.loop import CannotTrain, TrainingConfig, for_gpu  # noqa: PLC0415
     from pipeline.training.loop import train as run  # noqa: PLC0415
@@ -98,6 +99,7 @@ def train(
             seeds=range(patients),
             narrowed=range(NARROWED_FROM, NARROWED_FROM + narrowed),
             start=start,
+            augmentation=Augmentation(thick_px=THICKEST_PX),
             minutes=minutes,
             steps=steps,
             threads=threads,

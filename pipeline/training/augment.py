@@ -25,6 +25,9 @@ MARROW_NODES = 24
 BLUR_RADIUS_PX = 4
 """Three times the largest width of a kernel, rounded up."""
 
+THICKEST_PX = 4.0
+"""3 mm, the most that the gate takes."""
+
 BODY_HU = -300.0
 """Above this a pixel belongs to the body; beam hardening needs tissue to show in."""
 
@@ -52,7 +55,8 @@ class Augmentation:
         streak_hu: Smallest and largest strength of horizontal streaks, drawn on a log scale.
         coarse_share: Most of the noise that is coarse: what is left of streaks after the reformat.
         thick_px: Largest distance of the axial slices that the picture was cut from; they blur it
-            from row to row alone. 4 px are 3 mm, the most that the gate takes.
+            from row to row alone. The shipped weights have not seen it: it is 0 unless asked for,
+            so that the calibration does not take thick slices for known ones.
     """
 
     crop_px: int = 192
@@ -70,7 +74,7 @@ class Augmentation:
     shoulder_hu: float = 35.0
     streak_hu: tuple[float, float] = (1.0, 20.0)
     coarse_share: float = 0.4
-    thick_px: float = 4.0
+    thick_px: float = 0.0
 
 
 def augment(
@@ -153,9 +157,12 @@ def _seen(slices_hu: Tensor, how: Augmentation, rng: Generator) -> tuple[Tensor,
     size = (rows, columns)
     # a soft kernel and the reformat leave 0.5 to 1 px; sharp kernels less
     kernel = _seldom(rng, 0.85, _uniform(rng, 0.35, 1.1, batch))
-    # as wide as averaging over the distance of the slices
-    thickness = _seldom(rng, 0.4, _uniform(rng, 0, how.thick_px, batch)) / math.sqrt(12)
-    slices_hu = blur_each(slices_hu, kernel, torch.hypot(kernel, thickness))
+    down = kernel
+    if how.thick_px:
+        # as wide as averaging over the distance of the slices
+        thickness = _seldom(rng, 0.4, _uniform(rng, 0, how.thick_px, batch)) / math.sqrt(12)
+        down = torch.hypot(kernel, thickness)
+    slices_hu = blur_each(slices_hu, kernel, down)
     # the shoulders begin somewhere in the lower two thirds, or below the picture
     depth = torch.linspace(0, 1, rows, device=rng.device).view(1, 1, -1, 1)
     shoulders = torch.sigmoid((depth - _uniform(rng, 0.3, 1.1, batch)) / 0.08)

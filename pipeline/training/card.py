@@ -25,6 +25,10 @@ from pipeline.training.losses import CONSISTENCY_SHARE
 NAME = "README.md"
 """Model hubs show this file; it is no part of the model's digest."""
 
+SLICES_APART = """\
+- Slices farther apart than 1 mm blur the CT in one direction, which no training saw.
+"""
+
 HELD_OUT = 6
 """Phantoms of the card's table; `pseudomri evaluate` is the whole evaluation."""
 
@@ -181,6 +185,8 @@ def card(facts: Facts) -> str:
     software = ", ".join(f"{name} {version}" for name, version in facts.software.items())
     first, last = facts.loss
     how = facts.augmentation
+    thick = f", slices up to {how.thick_px:g} px apart" if how.thick_px else ""
+    apart = "" if how.thick_px else SLICES_APART
     earlier = "".join(f"; up to step {step} version {v}" for v, step in facts.earlier.items())
     loss = (
         "plain L1 regression: the baseline, not for use"
@@ -223,9 +229,8 @@ the pool, when this was written), `pipeline.phantom` version {PHANTOM_VERSION}{e
 | loss | {loss}; L1 part from {first:.3f} to {last:.3f} |
 | augmentation | HU by tissue ({how.tissue_hu:g}, nervous system {how.nervous_hu:g}, CSF \
 {how.csf_hu:g} more), fields of {how.field_hu:g} HU, shoulders {how.shoulder_hu:g} HU, noise \
-{how.noise_hu[0]:g} to {how.noise_hu[1]:g} HU, streaks, blur, slices up to \
-{how.thick_px:g} px apart, marrow patches, bone loss, turns of \
-{how.rotation_deg:g} degrees, scale {how.scale[0]:g} to {how.scale[1]:g} |
+{how.noise_hu[0]:g} to {how.noise_hu[1]:g} HU, streaks, blur{thick}, marrow patches, \
+bone loss, turns of {how.rotation_deg:g} degrees, scale {how.scale[0]:g} to {how.scale[1]:g} |
 | hardware | {facts.hardware} |
 | software | {software} |
 
@@ -250,8 +255,8 @@ evaluation, with baselines, canal, injuries and the real neck, is in docs/evalua
   none. Do not judge compression of the cord, or the width of the canal at it, on these images. The
   support map hatches the canal where its CSF is faint, which is where most of that happens, and
   not all (docs/evaluation.md).
-- Warnings are limits of single figures. Of uninjured phantoms more than one in a hundred is warned
-  of (docs/adr/0008-fidelity-limits-are-measured.md).
+{apart}- Warnings are limits of single figures. Of uninjured phantoms more than one in a hundred is
+  warned of (docs/adr/0008-fidelity-limits-are-measured.md).
 - Metal, surgery, children, tumors and infection are not in the phantom.
 - The one real CT that was looked at during development is a tuning case, not a test.
 """

@@ -37,6 +37,7 @@ from pipeline.training.data import HELD_OUT_FROM, Pool, fill, fill_beside, load,
 from pipeline.training.losses import (
     CONSISTENCY_SHARE,
     DOUBT_SHARE,
+    TOUCHING_WEIGHT,
     consistency_loss,
     doubt_loss,
     loss_weights,
@@ -315,7 +316,8 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         batch = pool.draw(config.batch, self.rng)
-        weights = loss_weights(batch.labels, batch.ct_labels[:, 1:2])
+        touching = TOUCHING_WEIGHT if config.narrowed else 1.0
+        weights = loss_weights(batch.labels, batch.ct_labels[:, 1:2], touching)
         if config.is_plain:
             weights = torch.ones_like(weights)
         slices_hu, signal, weights = augment(

@@ -52,7 +52,7 @@ AROUND_THE_CORD = (Tissue.CSF, Tissue.NERVE, Tissue.BRAINSTEM, Tissue.CEREBELLUM
 """What touches the cord where nothing is narrowed."""
 
 TOUCHING_WEIGHT = 4.0
-"""Of what lies at the cord and is no CSF, times its tissue's own: where a canal is narrowed. That
+"""Of what lies at the cord and is no CSF, where patients with a narrowed canal are trained on. That
 is in one row of twenty, and a network that is wrong there alone loses next to nothing; but a rim of
 CSF that is not there is what a surgeon must not be shown."""
 
@@ -74,19 +74,20 @@ DOUBT_SHARE = 0.5
 """Weight of the doubt's loss. It does not move the image: the error it learns is held fixed."""
 
 
-def loss_weights(labels: Tensor, ct_labels: Tensor) -> Tensor:
+def loss_weights(labels: Tensor, ct_labels: Tensor, touching: float = 1.0) -> Tensor:
     """Weights of the image's and of the doubt's loss.
 
     Args:
         labels: ``(batch, 1, row, column)``, `pipeline.phantom.tissues.Tissue`.
         ct_labels: The same as far as the CT shows it; where they differ, a lesion is occult.
+        touching: Of what lies at the cord and is no CSF, times its tissue's own.
 
     Returns:
         ``(batch, 2, row, column)``: by tissue for the image; for the doubt all tissues alike.
     """
     occult = (labels != ct_labels).float()
     image = _table(labels.device)[labels.long()] * (1 - (1 - OCCULT_SHARE) * occult)
-    image = image * (1 + (TOUCHING_WEIGHT - 1) * _touching(labels))
+    image = image * (1 + (touching - 1) * _touching(labels))
     doubt = torch.where(labels == Tissue.AIR, TISSUE_WEIGHTS[Tissue.AIR], 1.0)
     return torch.cat((image, doubt), dim=1)
 

@@ -37,8 +37,12 @@ def test_the_card_is_written_from_the_run(tmp_path: Path, is_plain: bool) -> Non
     assert ("the baseline, not for use" in text) == is_plain
     store(pair_path(pool, NARROWED_FROM), fake_pair(1))
     narrowed = range(NARROWED_FROM, NARROWED_FROM + 9)
-    went_on = replace(run, narrowed=narrowed, start=folder)
+    assert "Slices farther apart than 1 mm" in text
+    seen = replace(run.augmentation, thick_px=4.0)
+    went_on = replace(run, narrowed=narrowed, start=folder, augmentation=seen)
     text = card.card(card.collect(went_on))
+    assert "blur, slices up to 4 px apart, marrow" in text
+    assert "Slices farther apart than 1 mm" not in text
     assert f", 1 of them with a narrowed canal ({NARROWED_FROM} to {NARROWED_FROM})" in text
     assert f"h, from phantom-neck 1 (`{digest_folder(folder)[:12]}`) |" in text
     (folder / "calibration.json").write_text("{}")

@@ -439,7 +439,8 @@ def test_what_lies_at_the_cord_and_is_no_csf_counts_more() -> None:
     labels[..., 8:12] = Tissue.CORD
     wide = loss_weights(labels, labels)[0, 0]
     labels[:, :, 4, :8] = Tissue.ANNULUS
-    narrowed = loss_weights(labels, labels)[0, 0]
+    assert torch.equal(loss_weights(labels, labels, 1.0), loss_weights(labels, labels))
+    narrowed = loss_weights(labels, labels, TOUCHING_WEIGHT)[0, 0]
     annulus = TISSUE_WEIGHTS[Tissue.ANNULUS]
     assert narrowed[4, 7] == narrowed[4, 6] == TOUCHING_WEIGHT * annulus
     assert narrowed[4, 5] == annulus
