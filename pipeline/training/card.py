@@ -122,7 +122,7 @@ def collect(config: TrainingConfig) -> Facts:
         phantoms=lines[-1]["pairs"],
         seeds=(seeds[0], seeds[-1]),
         narrowed=_narrowed(stored_seeds(config.pool, config.narrowed)),
-        begun=_begun(config.start),
+        begun=lines[0].get("begun", "nothing"),
         earlier={
             line["phantom_version"]: line["step"]
             for line in lines
@@ -160,14 +160,6 @@ def _narrowed(seeds: list[int]) -> str:
     if not seeds:
         return ""
     return f", {len(seeds)} of them with a narrowed canal ({seeds[0]} to {seeds[-1]})"
-
-
-def _begun(start: Path | None) -> str:
-    """The weights that a run began with; their own card says how they came about."""
-    if start is None:
-        return "nothing"
-    model = load_model(start)
-    return f"{model.name} {model.version} (`{model.digest[:12]}`)"
 
 
 def hardware(device: str, threads: int) -> str:

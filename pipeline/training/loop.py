@@ -272,8 +272,10 @@ class Run:
         self.denoiser = build_denoiser(self.codec, config.widths).to(
             config.device, memory_format=torch.channels_last
         )
-        if config.start is not None:
-            self._begin_with(config.start)
+        self.begun = "nothing"
+        # a run that goes on has its weights in the checkpoint; its model may be gone
+        if config.start is not None and not config.checkpoint.exists():
+            self.begun = self._begin_with(config.start)
         self.average = {k: v.clone() for k, v in self.denoiser.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             self.denoiser.parameters(),
@@ -288,19 +290,24 @@ class Run:
         if config.losses.exists():
             self._forget_losses()
 
-    def _begin_with(self, folder: Path) -> None:
+    def _begin_with(self, folder: Path) -> str:
         """Take the weights of a model of the same shape.
+
+        Returns:
+            Which, in words for the model card; its own card says how it came about.
 
         Raises:
             CannotTrain: When the folder holds no such model.
         """
         try:
-            self.denoiser.load_state_dict(load_model(folder).pipeline.denoiser.state_dict())
+            model = load_model(folder)
+            self.denoiser.load_state_dict(model.pipeline.denoiser.state_dict())
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             raise CannotTrain(
                 f"expected a model of `pseudomri train` with channels {self.config.widths} in"
                 f" {folder} to begin with, found another: {str(error).splitlines()[0]}"
             ) from error
+        return f"{model.name} {model.version} (`{model.digest[:12]}`)"
 
     @property
     def share(self) -> float:
@@ -380,7 +387,8 @@ class Run:
         loss = float(torch.stack(losses).mean())
         progress = Progress(self.share, self.step, self.elapsed_s, loss, pairs)
         with self.config.losses.open("a") as sink:
-            sink.write(json.dumps({**asdict(progress), "phantom_version": PHANTOM_VERSION}) + "\n")
+            line = {**asdict(progress), "phantom_version": PHANTOM_VERSION, "begun": self.begun}
+            sink.write(json.dumps(line) + "\n")
         return progress
 
     def save(self) -> None:
@@ -389,6 +397,7 @@ class Run:
             "is_plain": self.config.is_plain,
             "step": self.step,
             "elapsed_s": self.elapsed_s,
+            "begun": self.begun,
             "denoiser": self.denoiser.state_dict(),
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
@@ -414,6 +423,7 @@ class Run:
                 " of the other kind needs a folder of its own"
             )
         self.step, self.elapsed_s = state["step"], state["elapsed_s"]
+        self.begun = state.get("begun", "nothing")
         self.denoiser.load_state_dict(state["denoiser"])
         self.average = {k: v.to(self.config.device) for k, v in state["average"].items()}
         self.optimizer.load_state_dict(state["optimizer"])

@@ -17,6 +17,7 @@ from pipeline.evaluation.scores import evaluate, lookup_method, noisy, ssim_map,
 from pipeline.intensity import blur
 from pipeline.model.pipeline import PseudoMRIPipeline
 from pipeline.phantom import PHANTOM_VERSION, Tissue, TrainingPair, patient
+from pipeline.provenance import digest_folder
 from pipeline.synthesis import load_model
 from pipeline.training.augment import Augmentation, augment, blur_each
 from pipeline.training.codec_study import Reconstruction, study_table
@@ -466,6 +467,16 @@ def test_a_run_begins_with_the_weights_of_a_model(tmp_path: Path, pool_dir: Path
     for name, weights in run.denoiser.state_dict().items():
         assert torch.equal(weights, there[name]), name
         assert torch.equal(run.average[name], there[name]), name
+    words = f"phantom-neck 1 (`{digest_folder(begun)[:12]}`)"
+    assert run.begun == words
+    # which is known of a run that goes on, also when it is called without the model
+    second = config(tmp_path / "second", pool_dir, steps=2)
+    second.work_dir.mkdir()
+    run.save()
+    train(replace(second, start=tmp_path / "gone"))
+    lines = (tmp_path / "second" / "losses.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["begun"] == words
+    assert Run(second).begun == words
     with pytest.raises(CannotTrain, match="to begin with, found another"):
         Run(config(tmp_path / "wide", pool_dir, start=begun, widths=(16, 32)))
     with pytest.raises(CannotTrain, match=r"model_index\.json is missing"):
